@@ -1,0 +1,52 @@
+# Everything on a fresh Debian 12 with Python 3.11: `make demo` to watch it, `make test` to check it.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-header --upgrade
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test fast check bench lock system clean
+
+demo: $(VENV)/.run ## a publisher, a school and homes on this machine, to watch; ARGS=--once ends by itself
+	$(BIN)/edgeshare demo $(ARGS)
+
+test: system check ## all tests
+	$(BIN)/python -m pytest $(ARGS)
+
+fast: check ## the tests that need no other programs, in under two minutes
+	$(BIN)/python -m pytest -m "not whole" $(ARGS)
+
+check: $(VENV)/.dev ## format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.dev ## ratios against public tools
+	$(BIN)/python -m bench
+
+system: ## Debian's packages that tests use; needs root
+	@requirements/system
+
+lock: $(VENV)/.made ## resolve the versions anew
+	$(PIP) uv
+	$(BIN)/uv pip compile $(LOCK) -o requirements/run.txt requirements/build.in pyproject.toml
+	$(BIN)/uv pip compile $(LOCK) -c requirements/run.txt --group dev -o requirements/dev.txt \
+	  requirements/build.in pyproject.toml
+
+$(VENV)/.made:
+	@requirements/venv $(PYTHON) $(VENV)
+	@touch $@
+
+$(VENV)/.run: $(VENV)/.made requirements/run.txt pyproject.toml
+	$(PIP) --require-hashes -r requirements/run.txt
+	$(PIP) --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.made requirements/dev.txt pyproject.toml
+	$(PIP) --require-hashes -r requirements/dev.txt
+	$(PIP) --no-deps --no-build-isolation -e .
+	@touch $@ $(VENV)/.run
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis

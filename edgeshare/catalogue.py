@@ -1,0 +1,161 @@
+"""An edition of a catalogue: the signed manifests of its lessons, and what is withdrawn.
+
+The content of a catalogue is one msgpack file, itself a lesson in the swarm. Each lesson is locked twice: the file is
+committed to by the catalogue's signed manifest, and each manifest in it carries its own signature.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterable, Mapping
+
+import attrs
+
+from edgeshare.errors import EdgeshareError, ManifestError
+from edgeshare.manifest import LessonId, LessonManifest, lesson_id, pack, read_lesson, unpack
+from edgeshare.signing import PublicKey
+
+FILE_NAME = "catalogue.msgpack"
+FORMAT = "edgeshare-edition/1"
+MAX_CONTENT = 64 * 2**20  # bytes: 50,000 lessons of 1 kB, with room
+
+
+@attrs.frozen
+class SignedLesson:
+    """A lesson's manifest with the very bytes that were signed."""
+
+    manifest: LessonManifest
+    raw: bytes  # the manifest file
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of the manifest file: what makes two manifests of one version the same or not."""
+        return hashlib.sha256(self.raw).digest()
+
+
+@attrs.frozen(kw_only=True)
+class Withdrawal:
+    """A lesson that nodes must no longer serve, seed or keep."""
+
+    id: LessonId
+    why: str = attrs.field()  # for readers
+    since: int  # the edition that withdrew it
+    lesson: SignedLesson | None = None  # as it was published last, to name it to readers; None when it cannot be read
+
+    @why.validator
+    def _check_why(self, _: attrs.Attribute[str], value: str) -> None:
+        if not 1 <= len(value) <= 500:
+            raise ValueError(f"the reason of a withdrawal has {len(value)} characters, not 1 to 500")
+
+
+@attrs.frozen(kw_only=True)
+class Edition:
+    """What one edition of a catalogue lists."""
+
+    name: str  # `publisher/level`
+    number: int
+    lessons: tuple[SignedLesson, ...]  # by id
+    withdrawn: tuple[Withdrawal, ...]  # by id
+    refused: tuple[str, ...] = ()  # one line for each entry that was not admitted
+
+
+def encode_edition(edition: Edition) -> bytes:
+    """The content file of `edition`."""
+    return pack(
+        {
+            "format": FORMAT,
+            "name": edition.name,
+            "edition": edition.number,
+            "lessons": [lesson.raw for lesson in sorted(edition.lessons, key=lambda lesson: lesson.manifest.id)],
+            "withdrawn": [
+                {
+                    "id": gone.id,
+                    "why": gone.why,
+                    "since": gone.since,
+                    "manifest": gone.lesson.raw if gone.lesson else b"",
+                }
+                for gone in sorted(edition.withdrawn, key=lambda gone: gone.id)
+            ],
+        }
+    )
+
+
+def read_edition(raw: bytes, name: str, number: int, keys: Mapping[bytes, PublicKey]) -> Edition:
+    """The edition `number` of catalogue `name` in a content file's bytes.
+
+    A lesson that cannot be admitted is left out and named in `refused`; the others stand.
+
+    Raises:
+        ManifestError: the file as a whole is not that edition.
+    """
+    whole = unpack(raw, MAX_CONTENT, "the catalogue")
+    match whole:
+        case {"format": str(form), "name": str(), "edition": int(), "lessons": list(listed), "withdrawn": list(gone)}:
+            pass
+        case _:
+            raise ManifestError(f"these bytes are not an edition of {name}")
+    if form != FORMAT:
+        raise ManifestError(f"the catalogue {name} has the format {form!r}", hint="a newer edgeshare reads it")
+    if (whole["name"], whole["edition"]) != (name, number):
+        raise ManifestError(f"the content of {name}, edition {number}, says that it is something else")
+    refused: list[str] = []
+    lessons: dict[LessonId, SignedLesson] = {}
+    for place, entry in enumerate(listed):
+        try:
+            lesson = _admit(entry, name, keys)
+        except EdgeshareError as error:
+            refused.append(f"{name}, edition {number}, entry {place}: {error}")
+            continue
+        if lesson.manifest.id in lessons:
+            refused.append(f"{name}, edition {number}: {lesson.manifest.id} stands twice")
+            continue
+        lessons[lesson.manifest.id] = lesson
+    return Edition(
+        name=name,
+        number=number,
+        lessons=tuple(lessons.values()),
+        withdrawn=tuple(_withdrawal(entry, name, keys) for entry in gone),
+        refused=tuple(refused),
+    )
+
+
+def newest(editions: Iterable[Edition]) -> dict[LessonId, SignedLesson]:
+    """The lessons of several catalogues, each once, in its highest version; what any of them withdrew is left out."""
+    found: dict[LessonId, SignedLesson] = {}
+    editions = tuple(editions)
+    gone = withdrawn(editions)
+    for edition in editions:
+        for lesson in edition.lessons:
+            other = found.get(lesson.manifest.id)
+            if lesson.manifest.id not in gone and (other is None or other.manifest.version < lesson.manifest.version):
+                found[lesson.manifest.id] = lesson
+    return found
+
+
+def withdrawn(editions: Iterable[Edition]) -> dict[LessonId, Withdrawal]:
+    """What any of the editions withdrew."""
+    return {gone.id: gone for edition in editions for gone in edition.withdrawn}
+
+
+def _admit(entry: object, name: str, keys: Mapping[bytes, PublicKey]) -> SignedLesson:
+    if not isinstance(entry, bytes):
+        raise ManifestError("it is not the bytes of a manifest")
+    manifest = read_lesson(entry, keys)
+    if name not in manifest.catalogues:
+        raise ManifestError(f"{manifest.id} does not belong into this catalogue")
+    return SignedLesson(manifest, entry)
+
+
+def _withdrawal(entry: object, name: str, keys: Mapping[bytes, PublicKey]) -> Withdrawal:
+    match entry:
+        case {"id": str(gone), "why": str(why), "since": int(since), "manifest": bytes(raw)} if type(since) is int:
+            lesson = None
+            with contextlib.suppress(EdgeshareError):  # what is withdrawn stays withdrawn, named or not
+                lesson = SignedLesson(read_lesson(raw, keys), raw)
+            try:
+                return Withdrawal(id=lesson_id(gone), why=why, since=since, lesson=lesson)
+            except ValueError as error:
+                raise ManifestError(f"{name}: {error}") from error
+        case _:
+            raise ManifestError(f"{name} has a withdrawal that is none")

@@ -1,0 +1,192 @@
+"""`edgeshare run`, and the commands that ask a running node: `status`, `lessons`, `get`."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import trio
+
+from edgeshare.cli.output import library_of, print_json, say
+from edgeshare.errors import LibraryError
+from edgeshare.units import size
+
+_config = click.option(
+    "--config", type=click.Path(path_type=Path, dir_okay=False), envvar="EDGESHARE_CONFIG", help="The node's config."
+)
+_library = click.option("--library", type=click.Path(path_type=Path), help="The node's library, without its config.")
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.command()
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    envvar="EDGESHARE_CONFIG",
+    required=True,
+    help="The node's config, a TOML file.",
+)
+@click.option("-v", "--verbose", is_flag=True, help="Log every step.")
+def run(config: Path, verbose: bool) -> None:
+    """Run a node: fetch, seed and serve lessons, until SIGTERM or Ctrl-C.
+
+    \b
+    Example:
+      edgeshare run --config seeders/home/edgeshare.toml
+    """
+    from edgeshare.config import load
+    from edgeshare.daemon import run_until_stopped
+
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO,
+        format="%(levelname)s %(message)s" if _in_service() else "%(asctime)s %(levelname)s %(message)s",
+        stream=sys.stderr,
+    )
+    for chatty in ("httpx", "httpcore", "tuf", "securesystemslib"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    trio.run(run_until_stopped, load(config))
+
+
+@click.command()
+@_config
+@_library
+@_json
+@click.option("--watch", is_flag=True, help="Show it anew every second, until Ctrl-C.")
+def status(config: Path | None, library: Path | None, as_json: bool, watch: bool) -> None:
+    """Show how the node stands.
+
+    \b
+    Example:
+      edgeshare status --watch
+    """
+    folder = library_of(config, library)
+    if as_json:
+        print_json(trio.run(_one, folder, {"do": "status"}))
+        return
+    if not watch:
+        click.echo(_status_text(trio.run(_one, folder, {"do": "status"})))
+        return
+    from rich.live import Live
+
+    async def follow() -> None:
+        with Live("", auto_refresh=False, transient=False) as live:
+            while True:
+                live.update(_status_text(await _one(folder, {"do": "status"})), refresh=True)
+                await trio.sleep(1.0)
+
+    with contextlib.suppress(KeyboardInterrupt):
+        trio.run(follow)
+
+
+@click.command()
+@_config
+@_library
+@_json
+@click.option("--level", help="Only those of a level, like 6e.")
+def lessons(config: Path | None, library: Path | None, as_json: bool, level: str | None) -> None:
+    """List the lessons of this node's catalogues, and where they stand.
+
+    \b
+    Example:
+      edgeshare lessons --level 6e
+    """
+    found = trio.run(_all, library_of(config, library), {"do": "lessons", "level": level})
+    if as_json:
+        print_json(found)
+        return
+    if not found:
+        say("no lessons here yet: does `edgeshare status` show a catalogue?")
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("lesson", "title", "level", "size", "state"):
+        table.add_column(heading, no_wrap=heading != "title")
+    for each in found:
+        state = each["state"]
+        if state == "fetching":
+            state = f"fetching, {100 * each['bytes_have'] // each['size']} %"
+        table.add_row(each["id"], each["title"], " ".join(each["levels"]), size(each["size"]), state)
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+@click.command()
+@click.argument("lesson")
+@_config
+@_library
+def get(lesson: str, config: Path | None, library: Path | None) -> None:
+    """Fetch LESSON now, and wait until it is complete.
+
+    \b
+    Example:
+      edgeshare get maths-6e-fractions
+    """
+    last = trio.run(_get, library_of(config, library), lesson)
+    if last["state"] != "complete":
+        reason = last.get("reason") or "the daemon gave no reason"
+        raise LibraryError(f"{lesson} is {last['state']}: {reason}", hint="see `edgeshare status`")
+    peers, whole = last["peer_bytes"], max(1, last["peer_bytes"] + last["origin_bytes"])
+    click.echo(f"{lesson} is here: {size(last['size'])}, {round(100 * peers / whole)} % from peers")
+
+
+async def _get(folder: Path, lesson: str) -> dict[str, Any]:
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    from edgeshare.control import ask
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn())
+    console = Console(stderr=True)
+    last: dict[str, Any] = {"state": "unknown"}
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        bar = progress.add_task(lesson, total=None)
+        async with contextlib.aclosing(ask(folder, {"do": "get", "lesson": lesson})) as answers:
+            async for last in answers:
+                progress.update(bar, total=last["size"], completed=last["bytes_have"])
+    return last
+
+
+async def _all(folder: Path, request: dict[str, Any]) -> list[dict[str, Any]]:
+    from edgeshare.control import ask
+
+    async with contextlib.aclosing(ask(folder, request)) as answers:
+        return [answer async for answer in answers]
+
+
+async def _one(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
+    return (await _all(folder, request))[0]
+
+
+def _status_text(status: dict[str, Any]) -> str:
+    counts = ", ".join(f"{count} {state}" for state, count in status["lessons"].items() if count) or "none yet"
+    lines = [
+        f"edgeshare {status['version']}, a {status['profile']} node with {status['peers']} peers",
+        f"lessons: {counts}",
+    ]
+    for each in status["catalogues"]:
+        what = f"edition {each['edition']}, {each['lessons']} lessons" if each["edition"] else "not here yet"
+        lines.append(f"catalogue {each['name']}: {what}" + (f" ({each['trouble']})" if each["trouble"] else ""))
+    whole = status["origin_bytes"] + status["peer_bytes"]
+    share = f" ({round(100 * status['peer_bytes'] / whole)} % from peers)" if whole else ""
+    lines.append(
+        f"received: {size(status['peer_bytes'])} from peers, {size(status['origin_bytes'])} from the origin{share}"
+    )
+    lines.append(f"given to peers: {size(status['uploaded_bytes'])}; free on the disk: {size(status['free_bytes'])}")
+    if status["trouble"]:
+        lines.append(f"the origin: {status['trouble']}")
+    if status["metadata_expires"]:
+        word = "fresh until" if status["fresh"] else "nothing new is accepted: the metadata expired on"
+        lines.append(f"{word} {status['metadata_expires'][:10]}")
+    return "\n".join(lines)
+
+
+def _in_service() -> bool:
+    """Whether a service manager writes the time beside each line already."""
+    import os
+
+    return "JOURNAL_STREAM" in os.environ

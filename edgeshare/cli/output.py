@@ -1,0 +1,78 @@
+"""How the command line speaks: results on stdout, progress and messages on stderr, one line for an error."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn, ParamSpec, TypeVar
+
+import click
+
+from edgeshare.errors import EdgeshareError
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def fail(error: EdgeshareError) -> NoReturn:
+    """Print the one line that says what happened and what to do next, and exit 1."""
+    click.echo(f"edgeshare: {error}", err=True)
+    sys.exit(1)
+
+
+def one_line(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Turn what a person can mend into one line on stderr and exit 1, also out of a nursery's group.
+
+    Everything else is a bug and shows its traceback.
+    """
+
+    @functools.wraps(function)
+    def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return function(*args, **kwargs)
+        except EdgeshareError as error:
+            fail(error)
+        except BaseExceptionGroup as group:
+            known, others = group.split(EdgeshareError)
+            if known is None or others is not None:
+                raise
+            fail(_first(known))
+        except BrokenPipeError:
+            # whoever read our output has seen enough, like `head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(0)
+
+    return wrapped
+
+
+def print_json(value: Any) -> None:
+    """Print `value` as JSON, UTF-8 as it is."""
+    click.echo(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def say(line: str) -> None:
+    """Print a message, which is not a result."""
+    click.echo(line, err=True)
+
+
+def library_of(config: Path | None, library: Path | None) -> Path:
+    """The library that a command speaks to: --library, the config's, or the one of the Debian package."""
+    if library is not None:
+        return library
+    if config is not None:
+        from edgeshare.config import load
+
+        return load(config).library
+    return Path("/var/lib/edgeshare")
+
+
+def _first(group: BaseExceptionGroup[EdgeshareError]) -> EdgeshareError:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, EdgeshareError)
+    return error

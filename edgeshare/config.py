@@ -1,0 +1,230 @@
+"""A node's config: one TOML file becomes one frozen value, once.
+
+Every key stands here with its type, unit and default, and the reason for the default. Profiles set defaults that
+differ between a home, a school and the publisher's own seeding node; a key in the file always wins.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import re
+import tomllib
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NewType
+
+import attrs
+import cattrs
+
+from edgeshare.errors import ConfigError, EdgeshareError
+from edgeshare.manifest import LessonId, is_catalogue_name, lesson_id
+from edgeshare.units import parse_rate, parse_size
+
+Size = NewType("Size", int)  # bytes; written `20 GiB`
+Rate = NewType("Rate", int)  # bytes a second; written `20 Mbit/s`; 0 is no limit
+CatalogueName = NewType("CatalogueName", str)  # `publisher/level`
+
+
+@attrs.frozen
+class Endpoint:
+    """A host and a port, written `host:port`, an IPv6 address in brackets."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@attrs.frozen(kw_only=True)
+class ShimConfig:
+    """Where browsers read."""
+
+    listen: Endpoint = Endpoint("127.0.0.1", 8470)
+    # Names, besides this machine's own, by which a reader may call the node: exact, as a guard against DNS rebinding.
+    allowed_hosts: tuple[str, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class SwarmConfig:
+    """How the node meets its peers."""
+
+    listen: Endpoint = Endpoint("0.0.0.0", 6881)
+    trackers: tuple[str, ...] = ()  # besides those in the catalogues
+    peers: tuple[Endpoint, ...] = ()  # tried first
+    upload: Rate = Rate(625_000)  # 5 Mbit/s, towards the Internet: a fibre line of 2020 does not feel it
+    dht: bool = True
+    lsd: bool = True  # local service discovery (BEP 14): the other nodes of a school
+
+
+@attrs.frozen(kw_only=True)
+class Config:
+    """A node's config, whole."""
+
+    profile: str = "home"  # home, school or origin: other defaults for what follows
+    origins: tuple[str, ...]  # mirrors of one repository, tried in turn
+    root: Path  # the TUF root that the node starts from
+    library: Path = Path("/var/lib/edgeshare")
+    quota: Size = Size(20 * 2**30)
+    follow: tuple[CatalogueName, ...] = ()  # catalogues whose lessons are fetched ahead
+    show: tuple[CatalogueName, ...] = ()  # catalogues that are shown, their lessons fetched when somebody opens them
+    fetch: tuple[LessonId, ...] = ()  # lessons to fetch at once
+    refresh_every_s: float = 900.0  # how often the origin is asked for news; a poll costs two small requests
+    shim: ShimConfig = ShimConfig()
+    swarm: SwarmConfig = SwarmConfig()
+
+
+# What a profile changes. A school serves its LAN and keeps more; the publisher's node gives all it can.
+PROFILES: Mapping[str, Mapping[str, Any]] = {
+    "home": {},
+    "school": {"quota": "200 GiB", "shim": {"listen": "0.0.0.0:8470"}, "swarm": {"upload": "20 Mbit/s"}},
+    "origin": {"quota": "1 TiB", "swarm": {"upload": "0 bit/s", "lsd": False}},
+}
+
+
+def load(path: Path) -> Config:
+    """The config in the TOML file `path`; relative paths in it count from its folder.
+
+    Raises:
+        ConfigError: there is none, or a key or value in it cannot be; the message names it.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        hint = "give the node's config with --config FILE"
+        raise ConfigError(f"cannot read {path} ({error.strerror})", hint=hint) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8", hint="save it as UTF-8") from error
+    return parse(text, path)
+
+
+def parse(text: str, path: Path) -> Config:
+    """The config in `text`, which came from `path`; as `load`."""
+    try:
+        whole = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not TOML", hint=str(error)) from error
+    _refuse_unknown(whole, Config, path, "")
+    profile = whole.get("profile", "home")
+    if profile not in PROFILES:
+        raise ConfigError(f"{path}: profile {profile!r}", hint=f"use one of {', '.join(PROFILES)}")
+    try:
+        config = _converter.structure(_merged(PROFILES[profile], whole), Config)
+    except cattrs.BaseValidationError as error:
+        line = cattrs.transform_error(error, path="", format_exception=_reason)[0]
+        reason, _, key = line.rpartition(" @ ")
+        hint = "see docs/config.md"
+        raise ConfigError(f"{path}: `{key.lstrip('.') or reason}` {reason}", hint=hint) from error
+    if not config.origins:
+        raise ConfigError(f"{path}: `origins` is empty", hint="name at least one, like https://lecons.example.fr/")
+    return attrs.evolve(config, root=path.parent / config.root, library=(path.parent / config.library).absolute())
+
+
+def parse_endpoint(text: str) -> Endpoint:
+    """`host:port` as an Endpoint.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\s:\[\]]+)):(\d{1,5})", text)
+    if match is None or int(match[3]) > 65535:
+        raise ValueError(f"{text!r} is not host:port, like 127.0.0.1:8470")
+    if match[1]:
+        ipaddress.IPv6Address(match[1])
+    return Endpoint(match[1] or match[2], int(match[3]))
+
+
+def nearest(word: str, known: typing.Iterable[str]) -> str | None:
+    """The known word that a typist most likely meant."""
+    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)), None)
+
+
+def _refuse_unknown(table: dict[str, Any], kind: type, path: Path, above: str) -> None:
+    hints = typing.get_type_hints(kind)
+    for key, value in table.items():
+        if key not in hints:
+            close = nearest(key, hints)
+            hint = f"did you mean `{above}{close}`?" if close else f"known keys: {', '.join(sorted(hints))}"
+            raise ConfigError(f"{path}: unknown key `{above}{key}`", hint=hint)
+        if attrs.has(hints[key]) and hints[key] is not Endpoint:
+            if not isinstance(value, dict):
+                raise ConfigError(f"{path}: `{above}{key}` is not a table", hint=f"write [{above}{key}]")
+            _refuse_unknown(value, hints[key], path, f"{above}{key}.")
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    whole = dict(below)
+    for key, value in above.items():
+        inner = whole.get(key)
+        whole[key] = _merged(inner, value) if isinstance(inner, Mapping) and isinstance(value, dict) else value
+    return whole
+
+
+def _reason(error: BaseException, _: type | None) -> str:
+    if isinstance(error, KeyError):
+        return "is missing"
+    if isinstance(error, EdgeshareError | ValueError):
+        return str(error)
+    return f"cannot be read ({error})"
+
+
+def _text_to(make: typing.Callable[[str], Any], what: str) -> Any:
+    def check(value: object, _: object) -> Any:
+        if not isinstance(value, str):
+            raise ValueError(f"is not {what}")  # noqa: TRY004 - one kind of error for all keys
+        return make(value)
+
+    return check
+
+
+def _catalogue(text: str) -> str:
+    if not is_catalogue_name(text):
+        raise ValueError(f"{text!r} is not a catalogue's name like 'cned/6e'")
+    return text
+
+
+def _exactly(kind: type, what: str) -> Any:
+    def check(value: object, _: object) -> Any:
+        if type(value) is not kind:
+            raise ValueError(f"is not {what}")
+        return value
+
+    return check
+
+
+def _seconds(value: object, _: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value < 1:
+        raise ValueError("is not a number of seconds of at least 1")
+    return float(value)
+
+
+def _is_tuple(kind: Any) -> bool:
+    origin: object = typing.get_origin(kind)
+    return origin is tuple
+
+
+def _list(value: object, kind: Any) -> Any:
+    if not isinstance(value, list):
+        raise ValueError("is not a list")  # noqa: TRY004
+    inner = typing.get_args(kind)[0]
+    return tuple(_converter.structure(item, inner) for item in value)
+
+
+def _converters() -> cattrs.Converter:
+    converter = cattrs.Converter()
+    converter.register_structure_hook(str, _exactly(str, "text"))
+    converter.register_structure_hook(bool, _exactly(bool, "true or false"))
+    converter.register_structure_hook(float, _seconds)
+    converter.register_structure_hook(Path, _text_to(Path, "a path"))
+    converter.register_structure_hook(Size, _text_to(parse_size, 'a size like "20 GiB"'))
+    converter.register_structure_hook(Rate, _text_to(parse_rate, 'a rate like "20 Mbit/s"'))
+    converter.register_structure_hook(LessonId, _text_to(lesson_id, "a lesson id"))
+    converter.register_structure_hook(CatalogueName, _text_to(_catalogue, "a catalogue's name like 'cned/6e'"))
+    converter.register_structure_hook(Endpoint, _text_to(parse_endpoint, "host:port"))
+    converter.register_structure_hook_func(_is_tuple, _list)
+    return converter
+
+
+_converter = _converters()

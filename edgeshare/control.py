@@ -1,0 +1,140 @@
+"""The control socket: the command line's way to the daemon. JSON, one message a line; what changes the node goes here.
+
+A request is one line, `{"do": …}`; answers are lines, the last with `"end": true` and, where it failed, `"error"`.
+Only the library's owner can open the socket.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from edgeshare import host
+from edgeshare.errors import EdgeshareError, LibraryError, ManifestError
+from edgeshare.manifest import lesson_id
+from edgeshare.view import LessonView, Node, State
+
+logger = logging.getLogger(__name__)
+
+SOCKET = "control.sock"
+_LONGEST = 64 * 1024  # bytes of a request
+_SLOWEST_S = 10.0  # for a request to arrive
+
+
+async def serve_control(
+    node: Node, library: Path, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Answer the command line until cancelled; started when the socket is there."""
+    try:
+        listener = host.listen_locally(library / SOCKET)
+    except OSError as error:
+        hint = "does its file system know sockets? choose another `library`"
+        raise LibraryError(f"cannot make {library / SOCKET} ({error.strerror})", hint=hint) from error
+
+    async def one(stream: trio.SocketStream) -> None:
+        async with stream:
+            with contextlib.suppress(trio.BrokenResourceError, trio.TooSlowError):
+                await _answer(node, stream)
+
+    try:
+        await trio.serve_listeners(one, [listener], task_status=_Started(task_status))
+    finally:
+        (library / SOCKET).unlink(missing_ok=True)
+
+
+async def ask(library: Path, request: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+    """The daemon's answers to `request`, as they come; the last one is `{"end": true}` and not given.
+
+    Raises:
+        LibraryError: no daemon runs on this library, or it is not ours; or the daemon says that it cannot.
+    """
+    try:
+        stream = await host.connect_locally(library / SOCKET)
+    except PermissionError as error:
+        hint = "run this as the user that the daemon runs as"
+        raise LibraryError(f"the daemon of {library} belongs to another user", hint=hint) from error
+    except OSError as error:
+        hint = "start one with `edgeshare run`, or name another with --library or --config"
+        raise LibraryError(f"no daemon runs on the library {library}", hint=hint) from error
+    async with stream:
+        await stream.send_all(json.dumps(request).encode() + b"\n")
+        rest = b""
+        while True:
+            line, found, rest = rest.partition(b"\n")
+            if not found:
+                portion = await stream.receive_some(1 << 16)
+                if not portion:
+                    raise LibraryError(f"the daemon of {library} stopped", hint="see its log")
+                rest = line + portion
+                continue
+            answer = json.loads(line)
+            if "error" in answer:
+                raise LibraryError(answer["error"])
+            if answer.get("end"):
+                return
+            yield answer
+
+
+async def _answer(node: Node, stream: trio.SocketStream) -> None:
+    with trio.fail_after(_SLOWEST_S):
+        line = b""
+        while not line.endswith(b"\n"):
+            portion = await stream.receive_some(_LONGEST)
+            line += portion
+            if not portion or len(line) > _LONGEST:
+                return
+    try:
+        async with contextlib.aclosing(_answers(node, line)) as answers:
+            async for answer in answers:
+                await _send(stream, answer)
+        await _send(stream, {"end": True})
+    except EdgeshareError as error:
+        await _send(stream, {"end": True, "error": str(error)})
+
+
+async def _answers(node: Node, line: bytes) -> AsyncGenerator[dict[str, Any], None]:
+    try:
+        request = json.loads(line)
+    except ValueError as error:
+        raise ManifestError("the request is not JSON") from error
+    match request:
+        case {"do": "status"}:
+            yield node.status().as_json()
+        case {"do": "lessons"}:
+            for view in node.lessons():
+                if request.get("level") in (None, *view.manifest.levels):
+                    yield view.as_json()
+        case {"do": "get", "lesson": str(text)}:
+            lesson = lesson_id(text)
+            await node.want(lesson)
+            while (now := node.lesson(lesson)) is not None:
+                yield now.as_json()
+                if now.state in (State.COMPLETE, State.WITHDRAWN) or _is_hopeless(now):
+                    return
+                await node.change()
+        case _:
+            raise ManifestError("this daemon does not know the request", hint="is it of another version?")
+
+
+def _is_hopeless(view: LessonView) -> bool:
+    return view.state is State.FAILED and view.bytes_have == 0
+
+
+async def _send(stream: trio.SocketStream, answer: dict[str, Any]) -> None:
+    await stream.send_all(json.dumps(answer, ensure_ascii=False).encode() + b"\n")
+
+
+class _Started:
+    """Tells a TaskStatus[None] that the listeners, whatever they are, accept connections."""
+
+    def __init__(self, status: trio.TaskStatus[None]) -> None:
+        self._status = status
+
+    def started(self, value: object = None) -> None:
+        self._status.started()

@@ -1,0 +1,138 @@
+"""`edgeshare run`: reads the config, wires the parts, owns the nursery. Nothing else knows all parts."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from random import SystemRandom
+
+import attrs
+import trio
+
+from edgeshare import __version__, host, vocabulary
+from edgeshare.config import Config, Endpoint
+from edgeshare.control import serve_control
+from edgeshare.errors import ConfigError
+from edgeshare.follow import Follower
+from edgeshare.holding import Parts
+from edgeshare.httpd import server
+from edgeshare.keeper import Keeper, Reading
+from edgeshare.library.library import open_library
+from edgeshare.manifest import LessonId
+from edgeshare.origin.client import open_origins
+from edgeshare.origin.feed import Lines
+from edgeshare.shim.routes import shim
+from edgeshare.swarm.session import open_swarm
+from edgeshare.trust import Trust
+from edgeshare.view import CatalogueView, LessonView, NodeStatus, State
+
+logger = logging.getLogger(__name__)
+
+STOP_WITHIN_S = 3.0  # of a signal, whatever is under way
+
+
+@attrs.frozen
+class RunningNode:
+    """The node as the shim and the control socket see it; see `view.Node`."""
+
+    config: Config
+    parts: Parts
+    keeper: Keeper
+    follower: Follower
+
+    def lessons(self) -> tuple[LessonView, ...]:
+        return self.keeper.lessons()
+
+    def lesson(self, lesson: LessonId) -> LessonView | None:
+        return self.keeper.lesson(lesson)
+
+    def read(self, lesson: LessonId) -> AbstractAsyncContextManager[Reading]:
+        return self.keeper.read(lesson)
+
+    async def want(self, lesson: LessonId) -> None:
+        await self.keeper.want(lesson)
+
+    async def change(self) -> None:
+        busy = any(view.state in (State.FETCHING, State.WAITING) for view in self.keeper.lessons())
+        with trio.move_on_after(1.0 if busy else float("inf")):
+            await self.keeper.change()
+            await trio.sleep(0.2)  # several changes at once are one for those who look
+
+    def status(self) -> NodeStatus:
+        peer_bytes, uploaded, peers = self.keeper.totals()
+        catalogues = []
+        for name in self.follower.names:
+            admitted = self.keeper.admitted.get(name)
+            catalogues.append(
+                CatalogueView(
+                    name=name,
+                    is_followed=name in self.config.follow,
+                    edition=admitted.manifest.edition if admitted else None,
+                    issued=admitted.manifest.issued if admitted else None,
+                    lessons=len(admitted.edition.lessons) if admitted else 0,
+                    trouble=self.follower.catalogue_trouble.get(name),
+                )
+            )
+        return NodeStatus(
+            version=__version__,
+            profile=self.config.profile,
+            catalogues=tuple(catalogues),
+            lessons=self.keeper.states(),
+            expires=self.follower.expires,
+            is_fresh=self.follower.is_fresh(),
+            trouble=self.follower.trouble,
+            origin_bytes={why.value: count for why, count in self.parts.lines.taken.items()},
+            peer_bytes=peer_bytes,
+            uploaded_bytes=uploaded,
+            peers=peers,
+            free_bytes=host.free_space(self.config.library),
+        )
+
+
+async def run_node(config: Config, *, task_status: trio.TaskStatus[Endpoint] = trio.TASK_STATUS_IGNORED) -> None:
+    """Run one node until cancelled; started, with the shim's address, when browsers can read.
+
+    Raises:
+        EdgeshareError: it cannot start as configured, or a part failed that nothing can stand in for.
+    """
+    rng = SystemRandom()
+    root = _root(config)
+    async with AsyncExitStack() as stack:
+        library = await stack.enter_async_context(open_library(config.library))
+        listeners = await server.listen(config.shim.listen.host, config.shim.listen.port)
+        origins = await stack.enter_async_context(open_origins(config.origins, rng))
+        swarm = await stack.enter_async_context(open_swarm(config.swarm))
+        parts = Parts(library, swarm, origins, Lines(), rng)
+        keeper = Keeper(parts, config)
+        follower = Follower(Trust(config.library / "trust", root, origins), keeper, config, rng)
+        node = RunningNode(config, parts, keeper, follower)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(keeper.run)
+            await nursery.start(serve_control, node, config.library)
+            nursery.start_soon(follower.run)
+            nursery.start_soon(server.serve, shim(node, config.shim, vocabulary.built_in()), listeners)
+            host_name, port = listeners[0].socket.getsockname()[:2]
+            address = Endpoint(host_name, port)
+            logger.info("edgeshare %s reads at http://%s/", __version__, address)
+            host.notify("READY=1")
+            task_status.started(address)
+
+
+async def run_until_stopped(config: Config) -> None:
+    """Run one node until SIGTERM or SIGINT; then save its state and return within three seconds."""
+    with trio.open_signal_receiver(*host.STOP_SIGNALS) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run_node, config)
+            async for _ in signals:
+                logger.info("stopping")
+                host.notify("STOPPING=1")
+                nursery.cancel_scope.cancel()
+                break
+
+
+def _root(config: Config) -> bytes:
+    try:
+        return config.root.read_bytes()
+    except OSError as error:
+        hint = "`root` names the publisher's 1.root.json, brought here by hand or by the package"
+        raise ConfigError(f"cannot read the root of trust {config.root} ({error.strerror})", hint=hint) from error

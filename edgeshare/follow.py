@@ -1,0 +1,95 @@
+"""Hearing of news: refresh the trust, admit new editions, and do it again; calmly when the origin is away."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from random import Random
+
+import trio
+
+from edgeshare.config import Config
+from edgeshare.errors import EdgeshareError, OriginError
+from edgeshare.keeper import Keeper
+from edgeshare.origin.backoff import delay
+from edgeshare.trust import Trust, Vouched
+
+logger = logging.getLogger(__name__)
+
+
+class Follower:
+    """Keeps the node's catalogues up to date; what it knows of the origin is shown in `status`."""
+
+    def __init__(self, trust: Trust, keeper: Keeper, config: Config, rng: Random) -> None:
+        self.trouble: str | None = None  # what the last attempt met; None when it went well
+        self.catalogue_trouble: dict[str, str] = {}
+        self.expires: datetime | None = trust.expires()
+        self._trust = trust
+        self._keeper = keeper
+        self._config = config
+        self._rng = rng
+        self._underway: dict[str, trio.CancelScope] = {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The catalogues that are followed or shown, each once."""
+        return tuple(dict.fromkeys([*self._config.follow, *self._config.show]))
+
+    def is_fresh(self) -> bool:
+        """Whether the metadata that was accepted last has not expired."""
+        return self.expires is not None and datetime.now(UTC) < self.expires
+
+    async def run(self) -> None:
+        """Refresh and admit until cancelled."""
+        failures = 0
+        async with trio.open_nursery() as nursery:
+            while True:
+                try:
+                    refreshed = await self._trust.refresh(self.names)
+                except EdgeshareError as error:
+                    failures += 1
+                    self._report(str(error), error)
+                    wait_s = min(delay(failures, self._rng), self._config.refresh_every_s)
+                else:
+                    failures = 0
+                    self._report(None)
+                    self.expires = refreshed.expires
+                    for name in refreshed.unpublished:
+                        self.catalogue_trouble[name] = f"the repository has no catalogue {name}"
+                    self._admit(nursery, refreshed.catalogues)
+                    # a crowd that started together should not come back together
+                    wait_s = self._config.refresh_every_s * (0.75 + self._rng.random() / 2)
+                await trio.sleep(wait_s)
+
+    def _admit(self, nursery: trio.Nursery, catalogues: Mapping[str, Vouched]) -> None:
+        """Fetch the new editions side by side; one that is still under way is given up for the newer one."""
+        for name, vouched in catalogues.items():
+            admitted = self._keeper.admitted.get(name)
+            if admitted and admitted.manifest == vouched.manifest:
+                self.catalogue_trouble.pop(name, None)
+                continue
+            if before := self._underway.get(name):
+                before.cancel()
+            scope = self._underway[name] = trio.CancelScope()
+            nursery.start_soon(self._admit_one, name, vouched, scope)
+
+    async def _admit_one(self, name: str, vouched: Vouched, scope: trio.CancelScope) -> None:
+        with scope:
+            self.catalogue_trouble[name] = f"edition {vouched.manifest.edition} is on its way"
+            try:
+                await self._keeper.admit(vouched)
+            except EdgeshareError as error:
+                logger.error("%s, edition %d is refused: %s", name, vouched.manifest.edition, error)
+                self.catalogue_trouble[name] = str(error)
+            else:
+                self.catalogue_trouble.pop(name, None)
+
+    def _report(self, trouble: str | None, error: EdgeshareError | None = None) -> None:
+        """Log what changed, once."""
+        if trouble != self.trouble:
+            if trouble is None:
+                logger.info("the origin is back")
+            else:
+                logger.log(logging.WARNING if isinstance(error, OriginError) else logging.ERROR, "%s", trouble)
+        self.trouble = trouble

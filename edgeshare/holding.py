@@ -1,0 +1,308 @@
+"""One content on this node, from its info-hash to complete, and whatever befalls it after.
+
+A catalogue's edition and a version of a lesson are the same here: metadata, pieces, files. The way is: the info dict
+from peers or the origin, checked before a file is made; pieces from peers, or from the origin as a last resort; when
+libtorrent says that all is there, the files are read back and hashed. Only then is the content complete. A write
+error, an altered file, a piece that cannot be read back: each takes it out of complete at once, and it begins again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, deque
+from collections.abc import AsyncGenerator, Callable, Mapping
+from itertools import islice
+from random import Random
+
+import attrs
+import trio
+
+from edgeshare import host
+from edgeshare.errors import LibraryError, ManifestError
+from edgeshare.layout import MAX_INFO, FileEntry, Layout, Piece
+from edgeshare.library.content import Stamp
+from edgeshare.library.index import StoredTorrent
+from edgeshare.library.library import Library
+from edgeshare.manifest import InfoHash
+from edgeshare.origin.client import NotFound, OriginClient, Unreachable
+from edgeshare.origin.feed import Feed, Lines
+from edgeshare.ration import Reason
+from edgeshare.swarm.session import Helpers, Swarm, info_of, read_info
+from edgeshare.swarm.torrent import SwarmError, Torrent
+from edgeshare.units import size
+from edgeshare.view import State
+
+logger = logging.getLogger(__name__)
+
+METADATA_GRACE_S = 1.5  # for a peer to give the info dict, before the origin is asked for it
+PEERS_GRACE_S = 1.5  # for peers to be found, before the ration takes pieces
+SAVE_GRACE_S = 1.5  # for libtorrent to hand over its resume data when the node stops
+ROOM_EVERY_S = 15.0  # how often a full disk is looked at
+SPARE = 64 * 2**20  # bytes that stay free besides what is still missing
+READ_AHEAD = 8  # pieces that a reader asks for beyond the one it waits for
+
+
+@attrs.frozen(kw_only=True)
+class Expected:
+    """What a signed manifest says of a content, held against its metadata."""
+
+    info_hash: InfoHash
+    size: int  # bytes
+    files: int
+
+
+@attrs.frozen
+class Parts:
+    """The node's parts that a holding works with."""
+
+    library: Library
+    swarm: Swarm
+    origins: OriginClient
+    lines: Lines
+    rng: Random
+
+
+class Holding:
+    """One content; `run` is its life."""
+
+    def __init__(self, parts: Parts, expected: Expected, stored: StoredTorrent | None) -> None:
+        self.info_hash = expected.info_hash
+        self.is_refused = False  # it never can be right
+        self.reason: str | None = None  # why nothing goes on, in one line; None while it does
+        self.layout: Layout | None = None
+        self.torrent: Torrent | None = None
+        self._parts = parts
+        self._expected = expected
+        self._stored = stored
+        self._stamps: tuple[Stamp, ...] | None = None
+        self._is_altered = False
+        self._origin_before = stored.origin_bytes if stored else 0  # by earlier runs of the daemon
+        self._peers_before = stored.peer_bytes if stored else 0
+        self._taken: Counter[Reason] = Counter()  # from the origin, by this run
+        self._changed = trio.lowlevel.ParkingLot()
+
+    @property
+    def is_complete(self) -> bool:
+        """Every file was verified on the disk, and nothing has spoken against it since."""
+        sound = self.torrent is None or self.torrent.failure is None
+        return self._stamps is not None and not self._is_altered and sound
+
+    @property
+    def state(self) -> State:
+        """Where it stands."""
+        if self.is_complete:
+            return State.COMPLETE
+        if self.reason is not None or (self.torrent and self.torrent.failure):
+            return State.FAILED
+        return State.FETCHING if self.torrent else State.WAITING
+
+    @property
+    def trouble(self) -> str | None:
+        """Why it stands still, in one line."""
+        return self.reason or (self.torrent.failure if self.torrent else None)
+
+    @property
+    def bytes_have(self) -> int:
+        """Verified bytes of content."""
+        if self.is_complete:
+            return self._expected.size
+        return self.torrent.bytes_have if self.torrent else 0
+
+    @property
+    def origin_bytes(self) -> Mapping[str, int]:
+        """Bytes taken from the origin for it, by reason; those of earlier runs of the daemon under `earlier`."""
+        taken = {why.value: count for why, count in self._taken.items()}
+        return taken | ({"earlier": self._origin_before} if self._origin_before else {})
+
+    @property
+    def peer_bytes(self) -> int:
+        """Bytes of content that peers gave."""
+        return self._peers_before + (self.torrent.bytes_from_peers if self.torrent else 0)
+
+    async def run(self, helpers: Helpers) -> None:
+        """Fetch, verify, seed and mend this content until cancelled; returns only when it never can be right.
+
+        A caller who cancels it for good also has the swarm let go of it; a node that stops need not.
+        """
+        while True:
+            try:
+                await self._live(helpers)
+            except ManifestError as error:
+                self.is_refused = True
+                self._stop(str(error))
+                logger.error("%s is refused: %s", self.info_hash.hex()[:16], error)
+                return
+            except (LibraryError, SwarmError) as error:
+                self._stop(str(error))
+                logger.warning("%s stands still: %s", self.info_hash.hex()[:16], error)
+            except trio.Cancelled:
+                with trio.move_on_after(SAVE_GRACE_S, shield=True):
+                    await self._save()
+                raise
+            await self._parts.swarm.remove(self.info_hash)
+            self._peers_before, self.torrent = self.peer_bytes, None
+            await trio.sleep(ROOM_EVERY_S)
+            self.reason = None
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until `condition` holds; it is looked at whenever the content comes a step further, or falls back."""
+        while not condition():
+            await self._changed.park()
+
+    async def ready(self) -> Layout:
+        """The list of its files, as soon as it is here.
+
+        Raises:
+            LibraryError: it never will be.
+        """
+        await self.until(lambda: self.layout is not None or self.is_refused)
+        if self.layout is None:
+            raise LibraryError(f"the lesson cannot be opened ({self.reason})")
+        return self.layout
+
+    def descriptor(self, entry: FileEntry) -> int | None:
+        """An open descriptor of a complete, unaltered file, which the caller closes; else None."""
+        if not self.is_complete or self.layout is None or self._stamps is None:
+            return None
+        known = self._stamps[self.layout.files.index(entry)]
+        descriptor = self._parts.library.open_file(self.info_hash, entry, known)
+        if descriptor is None:
+            logger.warning("%s: %r was altered on the disk; checking all of it", self.info_hash.hex()[:16], entry.path)
+            self._is_altered = True
+            self._wake()
+        return descriptor
+
+    async def stream(self, entry: FileEntry, start: int, stop: int) -> AsyncGenerator[bytes, None]:
+        """The verified bytes of a file from `start` up to `stop`, as they arrive; see `view.OpenLesson`."""
+        layout = await self.ready()
+        await self.until(lambda: self.torrent is not None)
+        torrent = self.torrent
+        assert torrent is not None
+        spans = list(layout.spans(entry, start, stop))
+        to_come = (span.piece for span in spans)
+        wished: deque[Piece] = deque()
+        try:
+            for span in spans:
+                fresh = list(islice(to_come, 1 + READ_AHEAD - len(wished)))
+                torrent.urge(fresh, behind=len(wished))
+                wished.extend(fresh)
+                await torrent.until_readable(span.piece)
+                content = await torrent.read(span.piece)
+                torrent.relax([wished.popleft()])
+                yield content[span.start : span.stop]
+        finally:
+            torrent.relax(wished)
+
+    async def _live(self, helpers: Helpers) -> None:
+        library, swarm = self._parts.library, self._parts.swarm
+        info = self._stored.info if self._stored else await self._find_info(helpers)
+        layout = read_info(info, self.info_hash)
+        if (layout.size, len(layout.files)) != (self._expected.size, self._expected.files):
+            raise ManifestError("the torrent's files are not those that its manifest names")
+        stored = self._stored or StoredTorrent(
+            info_hash=self.info_hash, info=info, resume=None, stamps=None, origin_bytes=0, peer_bytes=0
+        )
+        was_complete = await library.unchanged(stored, layout)
+        resume = stored.resume if was_complete or stored.stamps is None else None
+        if not was_complete:
+            # Resume data speaks for the files only after a clean stop; a kill from here on means: look at the files.
+            stored = attrs.evolve(stored, resume=None, stamps=None)
+            await library.keep_torrent(stored)
+        self._stored = stored
+        self._stamps = stored.stamps if was_complete else None
+        self.layout = layout
+        folder = library.folder(self.info_hash)
+        self.torrent = await swarm.add(self.info_hash, info, layout, folder, helpers, resume=resume)
+        self._wake()
+        while True:
+            if not self.is_complete:
+                await self._fetch(self.torrent, layout)
+            await self.torrent.until(lambda: not self.is_complete)
+            self._stamps = None
+            self._is_altered = False
+            await self._keep(attrs.evolve(self._stored, stamps=None, resume=None))
+            self._wake()
+            await self._make_room(self.torrent, layout)
+            self.torrent.look_again()
+
+    async def _fetch(self, torrent: Torrent, layout: Layout) -> None:
+        """Fetch until complete, or until the disk fails."""
+        parts = self._parts
+        await Feed(torrent, parts.origins, parts.lines, self._taken, parts.rng, grace_s=PEERS_GRACE_S).run()
+        if torrent.failure:
+            return
+        await torrent.flush()
+        stamps = await parts.library.verify(self.info_hash, layout)
+        if stamps is None:
+            logger.warning("%s: fetched, and not on the disk as it was; checking", self.info_hash.hex()[:16])
+            return
+        resume = await torrent.resume_data()
+        self._stamps = stamps
+        await self._keep(attrs.evolve(self._totals(), resume=resume, stamps=stamps))
+        self._wake()
+        logger.info("%s is complete: %s, %s of it from peers", layout.name, size(layout.size), size(self.peer_bytes))
+
+    async def _find_info(self, helpers: Helpers) -> bytes:
+        """The info dict from whichever has it first: a peer, or after a while the origin."""
+        found: list[bytes] = []
+        async with trio.open_nursery() as nursery:
+
+            async def from_peers() -> None:
+                scratch = self._parts.library.root / "trash"
+                found.append(await self._parts.swarm.metadata(self.info_hash, helpers, scratch))
+                nursery.cancel_scope.cancel()
+
+            async def from_origin() -> None:
+                await trio.sleep(METADATA_GRACE_S if helpers.peers or helpers.trackers else 0.0)
+                while True:
+                    wait_s = ROOM_EVERY_S
+                    try:
+                        path = f"torrents/{self.info_hash.hex()}.torrent"
+                        info = info_of(await self._parts.origins.file(path, 2 * MAX_INFO))
+                        read_info(info, self.info_hash)
+                    except Unreachable as error:
+                        wait_s = min(wait_s, max(0.5, error.retry_in_s))
+                    except (NotFound, ManifestError) as error:
+                        logger.warning("%s", error)
+                    else:
+                        found.append(info)
+                        nursery.cancel_scope.cancel()
+                    await trio.sleep(wait_s)
+
+            nursery.start_soon(from_peers)
+            nursery.start_soon(from_origin)
+        return found[0]
+
+    async def _make_room(self, torrent: Torrent, layout: Layout) -> None:
+        """Wait, after a failed write, until the disk can take what is missing."""
+        while torrent.failure is not None:
+            needed = layout.size - torrent.bytes_have + SPARE
+            free = host.free_space(self._parts.library.root)
+            if free >= needed:
+                return
+            logger.warning("%s: %s; %s needed, %s free", layout.name, torrent.failure, size(needed), size(free))
+            await trio.sleep(ROOM_EVERY_S)
+
+    def _totals(self) -> StoredTorrent:
+        """What is stored, brought up to date."""
+        assert self._stored is not None
+        origin = self._origin_before + self._taken.total()
+        return attrs.evolve(self._stored, origin_bytes=origin, peer_bytes=self.peer_bytes)
+
+    async def _keep(self, stored: StoredTorrent) -> None:
+        self._stored = stored
+        await self._parts.library.keep_torrent(stored)
+
+    async def _save(self) -> None:
+        """Keep what spares the next start from hashing a content that is here in part."""
+        torrent = self.torrent
+        if torrent and not self.is_complete and torrent.failure is None and torrent.is_checked:
+            resume = await torrent.resume_data()
+            await self._keep(attrs.evolve(self._totals(), resume=resume))
+
+    def _stop(self, reason: str) -> None:
+        self.reason = reason
+        self._wake()
+
+    def _wake(self) -> None:
+        self._changed.unpark_all()

@@ -1,0 +1,200 @@
+"""The seam to the operating system: all that ties a node to Linux.
+
+Homes run Windows and macOS too. What differs there is asked for here and nowhere else: the library's lock, the
+control socket, `sendfile`, the service manager, the durability of a rename. A port replaces this module.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import io
+import os
+import signal
+import socket
+import stat
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import trio
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Locked(Exception):
+    """Another process holds the lock."""
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock file `path` as long as the context lasts, or as the process lives.
+
+    Raises:
+        Locked: another process holds it.
+        OSError: the file cannot be made.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Locked from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(path: Path) -> None:
+    """Make renames inside `path` last through a power cut."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def is_private(path: Path) -> bool:
+    """Whether nobody but its owner can read the file."""
+    return not path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO)
+
+
+def listen_locally(path: Path) -> trio.SocketListener:
+    """A listener on the control socket `path`, for its owner alone; an old socket there is replaced.
+
+    The caller holds the library's lock, so that what it replaces is a dead daemon's.
+    """
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with _short(path) as address:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(address)
+            before = os.umask(0o177)
+            try:
+                listener.bind(address)
+            finally:
+                os.umask(before)
+        listener.listen(16)
+        return trio.SocketListener(trio.socket.from_stdlib_socket(listener))
+    except BaseException:
+        listener.close()
+        raise
+
+
+async def connect_locally(path: Path) -> trio.SocketStream:
+    """A stream to the daemon that listens at `path`.
+
+    Raises:
+        FileNotFoundError: no daemon has ever listened there.
+        ConnectionRefusedError: it is gone.
+    """
+    stream = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with _short(path) as address:
+            await stream.connect(address)
+    except BaseException:
+        stream.close()
+        raise
+    return trio.SocketStream(stream)
+
+
+async def send_file(stream: trio.SocketStream, file: int, start: int, count: int) -> int:
+    """Send `count` bytes of the open `file` from `start`; the count that went out, less when the file is shorter.
+
+    The bytes go from the page cache to the socket without passing through Python (sendfile(2)).
+
+    Raises:
+        trio.BrokenResourceError: the client is gone.
+    """
+    sock = stream.socket
+    sent = 0
+    while sent < count:
+        try:
+            portion = os.sendfile(sock.fileno(), file, start + sent, min(count - sent, 1 << 20))
+        except BlockingIOError:
+            await trio.lowlevel.wait_writable(sock)
+            continue
+        except OSError as error:
+            if error.errno in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.EBADF):
+                raise trio.BrokenResourceError from error
+            raise
+        if portion == 0:
+            break
+        sent += portion
+        await trio.lowlevel.checkpoint()
+    return sent
+
+
+@contextlib.contextmanager
+def corked(stream: trio.SocketStream) -> Iterator[None]:
+    """Send in full packets only while the context lasts, so that a head leaves with its file (TCP_CORK, tcp(7))."""
+    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # the client is gone, and there is nothing left to send
+            stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
+
+
+def open_beneath(folder: Path, parts: Sequence[str]) -> io.FileIO:
+    """The regular file at `parts` below `folder`, open for reading; the caller closes it.
+
+    No symbolic link below `folder` is followed, and no part may be `..`: what opens lies inside. Never waits on a FIFO.
+
+    Raises:
+        FileNotFoundError: there is none, or it is something else: a link, a folder, a device.
+        PermissionError: this process may not read it.
+        OSError: the disk, or the limit on open files.
+    """
+    if not parts or any(part in ("", ".", "..") or "/" in part or "\0" in part for part in parts):
+        raise FileNotFoundError(errno.ENOENT, "not a path inside the folder")
+    to_folder = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    held = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for part in parts[:-1]:
+            inner = os.open(part, to_folder, dir_fd=held)
+            os.close(held)
+            held = inner
+        file = io.FileIO(
+            os.open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=held), "rb"
+        )
+    except OSError as error:
+        if error.errno in (errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO, errno.EISDIR):
+            raise FileNotFoundError(errno.ENOENT, "no regular file there") from error
+        raise
+    finally:
+        os.close(held)
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise FileNotFoundError(errno.ENOENT, "no regular file there")
+    return file
+
+
+def notify(state: str) -> None:
+    """Tell the service manager, if there is one (sd_notify(3)): `READY=1`, `STOPPING=1`, `STATUS=…`."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock, contextlib.suppress(OSError):
+        sock.sendto(state.encode(), address)
+
+
+def free_space(path: Path) -> int:
+    """Bytes that this process may still write below `path`."""
+    status = os.statvfs(path)
+    return status.f_bavail * status.f_frsize
+
+
+@contextlib.contextmanager
+def _short(path: Path) -> Iterator[str]:
+    """A name of at most 107 bytes for the socket `path`: sun_path holds no more (unix(7))."""
+    if len(os.fsencode(path)) < 108:
+        yield str(path)
+        return
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)

@@ -1,0 +1,398 @@
+"""Manifests: what a lesson is, and what an edition of a catalogue is; strict msgpack, signed.
+
+The format is specified, byte for byte, in `manifests/FORMAT.md`. In short: a manifest file is a msgpack map of
+`format`, `signatures` and `signed`; `signed` holds the encoded manifest, over which the signatures are made. A reader
+checks the signature over the bytes it received, then decodes them, then checks every field.
+
+Rules:
+- Encoding is canonical: keys in the order of their bytes, shortest forms. Anything else is refused.
+- A field that this version does not know is ignored, unless the manifest lists it under `critical`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, NewType, Self, TypeVar
+
+import attrs
+import cattrs
+import msgpack
+from attrs.validators import ge, instance_of, le
+
+from edgeshare.errors import ManifestError, TrustError
+from edgeshare.paths import unsafe
+from edgeshare.signing import PublicKey, Signature, signers
+from edgeshare.vocabulary import is_code
+
+LessonId = NewType("LessonId", str)  # a DNS label; made by `lesson_id`
+InfoHash = NewType("InfoHash", bytes)  # v2, 32 bytes; hex only when printed (BEP 52)
+
+MAX_MANIFEST = 64 * 1024  # bytes of a manifest file; a usual one has under 1 kB
+MAX_SIZE = 2**44  # bytes of content: 16 TiB, past which the number itself is an error
+_MAX_SIGNATURES = 16
+_MAX_DEPTH = 8
+_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_LANGUAGE = re.compile(r"[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*")  # BCP 47, well-formed
+_CATALOGUE = re.compile(r"([a-z0-9]+(?:-[a-z0-9]+)*)/([a-z0-9]+(?:-[a-z0-9]+)*)(\.teacher)?")
+ROLES = ("learner", "teacher")
+
+
+def lesson_id(text: str) -> LessonId:
+    """`text` as a lesson's id.
+
+    Raises:
+        ManifestError: it is not a DNS label in lower case.
+    """
+    if not _LABEL.fullmatch(text):
+        hint = "use 1 to 63 of a-z, 0-9 and -, not - at an end"
+        raise ManifestError(f"{shown(text)} is not a lesson id", hint=hint)
+    return LessonId(text)
+
+
+def is_catalogue_name(text: str) -> bool:
+    """Whether `text` names a catalogue: `publisher/level`, or `publisher/level.teacher`."""
+    return _CATALOGUE.fullmatch(text) is not None
+
+
+def shown(text: str) -> str:
+    """Foreign `text` as it may stand in a message: quoted, short, without control characters."""
+    short = text if len(text) <= 80 else text[:77] + "…"
+    return ascii(short) if not short.isprintable() else f"'{short}'"
+
+
+def _is_hash(_: object, field: attrs.Attribute[InfoHash], value: InfoHash) -> None:
+    if len(value) != 32:
+        raise ValueError(f"{field.name} has {len(value)} bytes, not 32")
+
+
+def _is_aware(_: object, field: attrs.Attribute[datetime], value: datetime | None) -> None:
+    if value is not None and value.tzinfo is None:
+        raise ValueError(f"{field.name} has no time zone")
+
+
+def _text(least: int, most: int) -> Any:
+    def check(_: object, field: attrs.Attribute[str], value: str) -> None:
+        if not least <= len(value) <= most:
+            raise ValueError(f"{field.name} has {len(value)} characters, not {least} to {most}")
+
+    return check
+
+
+def _are_codes(least: int) -> Any:
+    def check(_: object, field: attrs.Attribute[tuple[str, ...]], value: tuple[str, ...]) -> None:
+        if not least <= len(value) <= 32 or len(set(value)) != len(value) or not all(map(is_code, value)):
+            raise ValueError(f"{field.name} is not a list of {least} to 32 different codes like '6e'")
+
+    return check
+
+
+@attrs.frozen(kw_only=True)
+class LessonManifest:
+    """One version of one lesson. It names the info-hash, which commits to every byte of the content."""
+
+    id: LessonId = attrs.field()
+    version: int = attrs.field(validator=[instance_of(int), ge(1), le(2**31)])
+    title: str = attrs.field(validator=_text(1, 200))
+    language: str = attrs.field()  # BCP 47
+    levels: tuple[str, ...] = attrs.field(validator=_are_codes(1))  # slugs of the vocabulary, or unknown codes
+    subjects: tuple[str, ...] = attrs.field(validator=_are_codes(1))
+    description: str = attrs.field(validator=_text(0, 2000))
+    licence: str = attrs.field(validator=_text(1, 100))  # SPDX
+    start: str = attrs.field()  # the path that a browser opens
+    role: str = attrs.field(default="learner")  # one of ROLES
+    publisher: str = attrs.field()  # a catalogue's first part
+    info_hash: InfoHash = attrs.field(validator=_is_hash)
+    size: int = attrs.field(validator=[ge(1), le(MAX_SIZE)])  # bytes of content, without padding
+    files: int = attrs.field(validator=[ge(1), le(20_000)])
+    audience: int | None = attrs.field(default=None)  # nodes expected to want it
+    available_from: datetime | None = attrs.field(default=None, validator=_is_aware)
+    needed_at: datetime | None = attrs.field(default=None, validator=_is_aware)
+    expires: datetime | None = attrs.field(default=None, validator=_is_aware)
+
+    @id.validator
+    def _check_id(self, _: attrs.Attribute[str], value: str) -> None:
+        lesson_id(value)
+
+    @language.validator
+    def _check_language(self, _: attrs.Attribute[str], value: str) -> None:
+        if not _LANGUAGE.fullmatch(value):
+            raise ValueError(f"language {shown(value)} is not a BCP 47 tag like 'fr'")
+
+    @start.validator
+    def _check_start(self, _: attrs.Attribute[str], value: str) -> None:
+        if refused := unsafe([value]):
+            raise ValueError(f"start {shown(value)} {refused.reason}")
+
+    @role.validator
+    def _check_role(self, _: attrs.Attribute[str], value: str) -> None:
+        if value not in ROLES:
+            raise ValueError(f"role {shown(value)} is not one of {', '.join(ROLES)}")
+
+    @publisher.validator
+    def _check_publisher(self, _: attrs.Attribute[str], value: str) -> None:
+        if not is_code(value):
+            raise ValueError(f"publisher {shown(value)} is not words of a-z and 0-9 joined by -")
+
+    @audience.validator
+    def _check_audience(self, _: attrs.Attribute[int], value: int | None) -> None:
+        if value is not None and not 1 <= value <= 10**9:
+            raise ValueError(f"audience {value} is not from 1 to 1000000000")
+
+    @property
+    def catalogues(self) -> tuple[str, ...]:
+        """The catalogues that list it: one for each level, corrigés apart."""
+        suffix = ".teacher" if self.role == "teacher" else ""
+        return tuple(f"{self.publisher}/{level}{suffix}" for level in self.levels)
+
+
+@attrs.frozen(kw_only=True)
+class CatalogueManifest:
+    """One edition of one catalogue; its content is a single file that holds the lessons' manifests."""
+
+    name: str = attrs.field()  # `publisher/level`
+    edition: int = attrs.field(validator=[ge(1), le(2**31)])
+    info_hash: InfoHash = attrs.field(validator=_is_hash)
+    size: int = attrs.field(validator=[ge(1), le(2**26)])  # bytes of content
+    issued: datetime = attrs.field(validator=_is_aware)
+    trackers: tuple[str, ...] = attrs.field(default=())  # announce URLs, for its lessons too
+    origins: tuple[str, ...] = attrs.field(default=())  # base URLs of the mirrors
+
+    @name.validator
+    def _check_name(self, _: attrs.Attribute[str], value: str) -> None:
+        if not is_catalogue_name(value):
+            raise ValueError(f"{shown(value)} is not a catalogue's name like 'cned/6e'")
+
+    @trackers.validator
+    def _check_trackers(self, _: attrs.Attribute[tuple[str, ...]], value: tuple[str, ...]) -> None:
+        for url in value:
+            if not url.startswith(("http://", "https://", "udp://")) or len(url) > 500 or not url.isprintable():
+                raise ValueError(f"{shown(url)} is not a tracker's URL")
+
+    @origins.validator
+    def _check_origins(self, _: attrs.Attribute[tuple[str, ...]], value: tuple[str, ...]) -> None:
+        for url in value:
+            if not url.startswith(("http://", "https://")) or len(url) > 500 or not url.isprintable():
+                raise ValueError(f"{shown(url)} is not an origin's URL")
+
+
+_Manifest = TypeVar("_Manifest", LessonManifest, CatalogueManifest)
+_FORMATS: Mapping[type, str] = {
+    LessonManifest: "edgeshare-lesson/1",
+    CatalogueManifest: "edgeshare-catalogue/1",
+}
+
+
+@attrs.frozen
+class SignedFile:
+    """A manifest file taken apart, nothing in it believed yet."""
+
+    format: str
+    signed: bytes
+    signatures: tuple[Signature, ...]
+
+    @classmethod
+    def parse(cls, raw: bytes) -> Self:
+        """Take apart the bytes of a manifest file.
+
+        Raises:
+            ManifestError: they are not one.
+        """
+        whole = unpack(raw, MAX_MANIFEST, "a manifest")
+        match whole:
+            case {"format": str(form), "signed": bytes(signed), "signatures": list(listed)} if len(whole) == 3:
+                pass
+            case _:
+                raise ManifestError("these bytes are not a manifest file of edgeshare")
+        if len(listed) > _MAX_SIGNATURES:
+            raise ManifestError(f"the manifest has more than {_MAX_SIGNATURES} signatures")
+        signatures: list[Signature] = []
+        for entry in listed:
+            match entry:
+                case {"key": bytes(key), "scheme": str(scheme), "signature": bytes(value)} if len(entry) == 3:
+                    signatures.append(Signature(key, scheme, value))
+                case _:
+                    raise ManifestError("the manifest has a signature that is none")
+        return cls(form, signed, tuple(signatures))
+
+    def encode(self) -> bytes:
+        """The bytes of the manifest file."""
+        listed = [{"key": s.key, "scheme": s.scheme, "signature": s.value} for s in self.signatures]
+        return pack({"format": self.format, "signed": self.signed, "signatures": listed})
+
+
+def encode(manifest: LessonManifest | CatalogueManifest) -> bytes:
+    """The bytes that are signed for `manifest`."""
+    return pack({key: value for key, value in _converter.unstructure(manifest).items() if value is not None})
+
+
+def format_of(manifest: LessonManifest | CatalogueManifest) -> str:
+    """The name and version of the manifest's format; also the domain of its signatures."""
+    return _FORMATS[type(manifest)]
+
+
+def read_lesson(raw: bytes, keys: Mapping[bytes, PublicKey]) -> LessonManifest:
+    """The lesson manifest in a file's bytes, vouched for by at least one of `keys` (by id).
+
+    Raises:
+        ManifestError: the bytes are no lesson manifest, or break a rule of the format.
+        TrustError: nobody in `keys` signed it.
+    """
+    return _read(raw, keys, LessonManifest)
+
+
+def read_catalogue(raw: bytes, keys: Mapping[bytes, PublicKey]) -> CatalogueManifest:
+    """The catalogue manifest in a file's bytes; as `read_lesson`."""
+    return _read(raw, keys, CatalogueManifest)
+
+
+def _read(raw: bytes, keys: Mapping[bytes, PublicKey], kind: type[_Manifest]) -> _Manifest:
+    file = SignedFile.parse(raw)
+    wanted = _FORMATS[kind]
+    if file.format != wanted:
+        family = wanted.partition("/")[0]
+        if file.format.partition("/")[0] == family:
+            raise ManifestError(f"the manifest has the format {shown(file.format)}", hint="a newer edgeshare reads it")
+        raise ManifestError(f"the manifest has the format {shown(file.format)}, not {wanted}")
+    if not signers(wanted, file.signed, file.signatures, keys):
+        raise TrustError(
+            "no key that the repository vouches for signed this manifest", hint="ask its publisher for a new release"
+        )
+    fields = unpack(file.signed, MAX_MANIFEST, "a manifest")
+    if not isinstance(fields, dict):
+        raise ManifestError("the manifest is not a map of fields")
+    known = {field.name for field in attrs.fields(kind)} | {"critical"}
+    critical = fields.pop("critical", [])
+    if not isinstance(critical, list) or not all(isinstance(name, str) for name in critical):
+        raise ManifestError("the manifest's list of critical fields is not a list of names")
+    if unknown := sorted(set(critical) - known):
+        hint = "a newer edgeshare reads it"
+        raise ManifestError(f"the manifest needs the field {shown(unknown[0])}, unknown here", hint=hint)
+    return structure(fields, kind)
+
+
+def structure(fields: object, kind: type[_Manifest]) -> _Manifest:
+    """A manifest from decoded fields, each checked.
+
+    Raises:
+        ManifestError: a field is missing or not what it must be.
+    """
+    try:
+        return _converter.structure(fields, kind)
+    except cattrs.BaseValidationError as error:
+        reason, _, field = cattrs.transform_error(error, format_exception=_reason)[0].rpartition(" @ $")
+        field = field.removeprefix(".")
+        named = reason if not field or reason.startswith(field) else f"{field} {reason}"
+        raise ManifestError(f"the manifest is refused, {named}") from error
+
+
+def pack(value: object) -> bytes:
+    """`value` in msgpack's canonical form here: sorted keys, shortest forms."""
+    packed = msgpack.packb(_sorted(value), use_bin_type=True)
+    assert isinstance(packed, bytes)
+    return packed
+
+
+def unpack(raw: bytes, most: int, what: str) -> Any:
+    """The value in canonical msgpack `raw` of at most `most` bytes.
+
+    Raises:
+        ManifestError: it is longer, not msgpack, not canonical, too deep, or has a key twice.
+    """
+    if len(raw) > most:
+        raise ManifestError(f"{what} of {len(raw)} bytes is refused", hint=f"at most {most} are read")
+    try:
+        value = msgpack.unpackb(
+            raw,
+            raw=False,
+            strict_map_key=True,
+            max_array_len=65536,
+            max_map_len=4096,
+            max_str_len=4096,
+            max_bin_len=65536,
+            max_ext_len=0,
+            object_pairs_hook=_no_twins,
+        )
+    except (ValueError, msgpack.exceptions.UnpackException, RecursionError) as error:
+        raise ManifestError(f"{what} is not strict msgpack ({type(error).__name__})") from error
+    _check_shape(value, what, 0)
+    if pack(value) != raw:
+        raise ManifestError(f"{what} is not in canonical form")
+    return value
+
+
+def _no_twins(pairs: list[tuple[object, object]]) -> dict[object, object]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key stands twice")
+    return found
+
+
+def _check_shape(value: object, what: str, depth: int) -> None:
+    """Only maps with text keys, lists, text, bytes, integers and booleans, at most `_MAX_DEPTH` deep."""
+    if depth > _MAX_DEPTH:
+        raise ManifestError(f"{what} is nested more than {_MAX_DEPTH} deep")
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                raise ManifestError(f"{what} has a key that is not text")
+            _check_shape(inner, what, depth + 1)
+    elif isinstance(value, list):
+        for inner in value:
+            _check_shape(inner, what, depth + 1)
+    elif not isinstance(value, str | bytes | int):
+        raise ManifestError(f"{what} holds a {type(value).__name__}")
+
+
+def _sorted(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _sorted(value[key]) for key in sorted(value)}
+    if isinstance(value, list | tuple):
+        return [_sorted(inner) for inner in value]
+    return value
+
+
+def _exactly(kind: type) -> Any:
+    def check(value: object, _: object) -> object:
+        if type(value) is not kind:  # a bool is an int to isinstance, and no number to us
+            raise ValueError(f"is not {'text' if kind is str else 'a whole number' if kind is int else 'bytes'}")
+        return value
+
+    return check
+
+
+def _moment(value: object, _: object) -> datetime:
+    if not isinstance(value, str):
+        raise ValueError("is not a time")  # noqa: TRY004 - one kind of error for all fields
+    moment = datetime.fromisoformat(value)
+    if moment.isoformat() != value:
+        raise ValueError("is not a time in RFC 3339's usual form")
+    return moment
+
+
+def _texts(value: object, _: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise ValueError("is not a list of texts")
+    return tuple(value)
+
+
+def _reason(error: BaseException, _: type | None) -> str:
+    if isinstance(error, KeyError):
+        return f"{error.args[0]} is missing"
+    return str(error)
+
+
+def _converters() -> cattrs.Converter:
+    converter = cattrs.Converter(detailed_validation=True)
+    for kind in (int, str, bytes):
+        converter.register_structure_hook(kind, _exactly(kind))
+    converter.register_structure_hook(LessonId, _exactly(str))
+    converter.register_structure_hook(InfoHash, _exactly(bytes))
+    converter.register_structure_hook(datetime, _moment)
+    converter.register_structure_hook_func(lambda kind: kind == tuple[str, ...], _texts)
+    converter.register_unstructure_hook(datetime, lambda moment: moment.isoformat())
+    return converter
+
+
+_converter = _converters()

@@ -1,0 +1,37 @@
+"""How long to leave an origin alone: pure, with the randomness passed in."""
+
+from __future__ import annotations
+
+from email.utils import parsedate_to_datetime
+from random import Random
+
+FIRST_S = 1.0
+LONGEST_S = 300.0
+PATIENCE_S = 600.0  # a longer Retry-After counts as this: a mistake there must not silence a node for a day
+
+
+def delay(failures: int, rng: Random, *, retry_after_s: float | None = None) -> float:
+    """Seconds to wait after the `failures`-th failure in a row (1 is the first).
+
+    Doubles with "full jitter", so that a crowd that failed together does not come back together. An origin that asked
+    for patience gets at least what it asked for, and up to half as much again.
+    """
+    if retry_after_s is not None:
+        return min(retry_after_s, PATIENCE_S) * (1 + rng.random() / 2)
+    return min(LONGEST_S, FIRST_S * 2.0 ** min(failures - 1, 16)) * (0.5 + rng.random() / 2)
+
+
+def retry_after(header: str | None, now_s: float) -> float | None:
+    """Seconds that a Retry-After header asks for (RFC 9110 §10.2.3); None when it is absent or makes no sense.
+
+    `now_s` is the wall clock, in seconds since the epoch: the header may hold a date.
+    """
+    if not header:
+        return None
+    text = header.strip()
+    if text.isascii() and text.isdigit():
+        return float(text[:9])
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - now_s)
+    except (ValueError, OverflowError):
+        return None

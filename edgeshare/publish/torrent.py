@@ -1,0 +1,114 @@
+"""Hybrid torrents (BEP 3, 47 and 52), made while the content is copied.
+
+libtorrent can make torrents too, but it reads the content a second time, and it orders `sub.x` before `sub/z` in
+the v1 list and after it in the v2 tree, a torrent that it then refuses to load. So the bytes are hashed here, by the
+one pass that also copies them: what the torrent promises is what was written.
+
+Rules:
+- Every torrent is a folder, also when it holds one file, so that paths mean the same in both cases.
+- Files stand in the order of the v2 tree (bytes of each part of the path), each followed by a pad file up to the
+  next piece, the last one too: a piece belongs to one file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import attrs
+import libtorrent as lt
+
+from edgeshare.hashtree import HashedFile
+from edgeshare.manifest import InfoHash
+
+MIN_PIECE = 16 * 1024
+USUAL_PIECE = 256 * 1024  # one request to the origin; a video's first picture needs two or three
+MOST_PIECES = 4096  # beyond it pieces grow, so that the metadata of a large lesson stays below 250 kB
+
+
+@attrs.frozen
+class Torrent:
+    """A finished torrent."""
+
+    info_hash: InfoHash  # v2
+    encoded: bytes  # the .torrent file
+    size: int  # bytes of content, without padding
+    files: int
+
+
+def piece_length(sizes: Sequence[int]) -> int:
+    """The piece length for files of `sizes` bytes: a power of two of at least 16 KiB.
+
+    Small files get small pieces: each file's last piece is hashed with zeros up to its end for v1.
+    """
+    total = sum(sizes)
+    mean = total // max(1, len(sizes))
+    length = MIN_PIECE
+    while length < min(mean, USUAL_PIECE):
+        length *= 2
+    while length * MOST_PIECES < total:
+        length *= 2
+    return length
+
+
+def assemble(name: str, length: int, files: Iterable[HashedFile], trackers: Sequence[str] = ()) -> Torrent:
+    """The torrent of a folder `name` that holds `files`, hashed with pieces of `length` bytes."""
+    ordered = sorted(files, key=lambda file: file.path.encode().split(b"/"))
+    tree: dict[bytes, Any] = {}
+    listed: list[dict[bytes, Any]] = []
+    for file in ordered:
+        parts = file.path.encode().split(b"/")
+        node = tree
+        for part in parts:
+            node = node.setdefault(part, {})
+        leaf: dict[bytes, Any] = {b"length": file.size}
+        if file.root is not None:
+            leaf[b"pieces root"] = file.root
+        node[b""] = leaf
+        listed.append({b"length": file.size, b"path": parts})
+        pad = -file.size % length
+        if pad:
+            listed.append({b"attr": b"p", b"length": pad, b"path": [b".pad", str(pad).encode()]})
+    info: Any = {
+        b"file tree": tree,
+        b"files": listed,
+        b"meta version": 2,
+        b"name": name.encode(),
+        b"piece length": length,
+        b"pieces": b"".join(file.pieces for file in ordered),
+    }
+    whole: Any = {
+        b"info": info,
+        b"piece layers": {file.root: file.layer for file in ordered if file.root is not None and file.layer},
+    }
+    if trackers:
+        whole |= announced(trackers)
+    return Torrent(
+        info_hash=InfoHash(hashlib.sha256(lt.bencode(info)).digest()),
+        encoded=lt.bencode(whole),
+        size=sum(file.size for file in ordered),
+        files=len(ordered),
+    )
+
+
+def with_trackers(torrent: bytes, trackers: Sequence[str]) -> bytes:
+    """The same torrent announcing to `trackers`; its info-hash does not depend on them."""
+    whole: Any = lt.bdecode(torrent)
+    whole.pop(b"announce", None)
+    whole.pop(b"announce-list", None)
+    if trackers:
+        whole |= announced(trackers)
+    return bytes(lt.bencode(whole))
+
+
+def announced(trackers: Sequence[str]) -> dict[bytes, Any]:
+    """The keys of a .torrent that name `trackers`, all in one tier each (BEP 12)."""
+    return {b"announce": trackers[0].encode(), b"announce-list": [[t.encode()] for t in trackers]}
+
+
+def tracker_hashes(torrent: bytes, info_hash: InfoHash) -> tuple[str, str]:
+    """What a node announces a hybrid torrent by, in hex: its v1 hash, and its v2 hash cut to 20 bytes (BEP 52)."""
+    info: Any = lt.bdecode(torrent)
+    v1 = hashlib.sha1(lt.bencode(info[b"info"]), usedforsecurity=False)
+    return v1.hexdigest(), info_hash[:20].hex()

@@ -1,0 +1,192 @@
+"""What a node shows of itself to a browser, to the command line and to metrics: frozen values, and one interface.
+
+The shim and the control socket know the node only through `Node`; tests give them one in memory.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime
+from typing import Any, Protocol
+
+import attrs
+
+from edgeshare.layout import FileEntry
+from edgeshare.manifest import LessonId, LessonManifest
+
+
+class State(enum.Enum):
+    """Where a lesson stands on this node."""
+
+    LISTED = "listed"  # known, and not asked for
+    WAITING = "waiting"  # asked for; nobody has given its metadata yet, or its turn has not come
+    FETCHING = "fetching"
+    COMPLETE = "complete"  # every file verified and on the disk
+    WITHDRAWN = "withdrawn"
+    FAILED = "failed"  # `reason` says why; it is tried again where that can help
+
+
+@attrs.frozen(kw_only=True)
+class LessonView:
+    """One lesson on this node, at one instant."""
+
+    manifest: LessonManifest  # of the version that is served, or will be
+    state: State
+    reason: str | None = None  # for FAILED and WITHDRAWN, in words for a reader
+    bytes_have: int = 0  # verified
+    peers: int = 0  # connected
+    origin_bytes: Mapping[str, int] = attrs.field(factory=dict)  # taken from the origin, by reason
+    peer_bytes: int = 0  # content that peers gave
+    next_version: int | None = None  # being fetched beside the one that is served
+
+    @property
+    def share(self) -> float:
+        """How much of it is here, 0 to 1."""
+        return 1.0 if self.state is State.COMPLETE else min(1.0, self.bytes_have / self.manifest.size)
+
+    def as_json(self) -> dict[str, Any]:
+        """Its fields as the API and `--json` give them; fields are only ever added."""
+        manifest = self.manifest
+        return {
+            "id": manifest.id,
+            "version": manifest.version,
+            "title": manifest.title,
+            "state": self.state.value,
+            "size": manifest.size,
+            "bytes_have": self.bytes_have,
+            "peers": self.peers,
+            "origin_bytes": sum(self.origin_bytes.values()),
+            "origin_bytes_by_reason": dict(self.origin_bytes),
+            "peer_bytes": self.peer_bytes,
+            "reason": self.reason,
+            "next_version": self.next_version,
+            "language": manifest.language,
+            "levels": list(manifest.levels),
+            "subjects": list(manifest.subjects),
+            "description": manifest.description,
+            "licence": manifest.licence,
+            "role": manifest.role,
+            "publisher": manifest.publisher,
+            "start": manifest.start,
+            "files": manifest.files,
+            "info_hash": manifest.info_hash.hex(),
+        }
+
+
+@attrs.frozen(kw_only=True)
+class CatalogueView:
+    """One catalogue that this node follows or shows."""
+
+    name: str
+    is_followed: bool
+    edition: int | None  # None until one is here
+    issued: datetime | None
+    lessons: int
+    trouble: str | None = None  # why the next edition is not here, in one line
+
+
+@attrs.frozen(kw_only=True)
+class NodeStatus:
+    """The node as a whole, at one instant."""
+
+    version: str  # of edgeshare
+    profile: str
+    catalogues: tuple[CatalogueView, ...]
+    lessons: Mapping[State, int]  # how many are in each state
+    expires: datetime | None  # when the metadata stops being fresh; None when there is none yet
+    is_fresh: bool
+    trouble: str | None  # what the last attempt to hear from the origin met; None when it went well
+    origin_bytes: Mapping[str, int]  # since the daemon started, by reason
+    peer_bytes: int
+    uploaded_bytes: int
+    peers: int
+    free_bytes: int  # on the library's disk
+
+    def as_json(self) -> dict[str, Any]:
+        """Its fields as the API and `--json` give them; fields are only ever added."""
+        return {
+            "version": self.version,
+            "profile": self.profile,
+            "catalogues": [
+                {
+                    "name": each.name,
+                    "followed": each.is_followed,
+                    "edition": each.edition,
+                    "issued": each.issued.isoformat() if each.issued else None,
+                    "lessons": each.lessons,
+                    "trouble": each.trouble,
+                }
+                for each in self.catalogues
+            ],
+            "lessons": {state.value: count for state, count in self.lessons.items()},
+            "metadata_expires": self.expires.isoformat() if self.expires else None,
+            "fresh": self.is_fresh,
+            "trouble": self.trouble,
+            "origin_bytes": sum(self.origin_bytes.values()),
+            "origin_bytes_by_reason": dict(self.origin_bytes),
+            "peer_bytes": self.peer_bytes,
+            "uploaded_bytes": self.uploaded_bytes,
+            "peers": self.peers,
+            "free_bytes": self.free_bytes,
+        }
+
+
+class OpenLesson(Protocol):
+    """A lesson while somebody reads one of its files."""
+
+    def file(self, path: str) -> FileEntry | None:
+        """The entry of `path` in the lesson's own table; None when it has no such file."""
+        ...
+
+    @property
+    def etag(self) -> str:
+        """What names these contents: the info-hash, in hex."""
+        ...
+
+    def descriptor(self, entry: FileEntry) -> int | None:
+        """An open descriptor of a file that is complete and unaltered, which the caller closes; else None."""
+        ...
+
+    def stream(self, entry: FileEntry, start: int, stop: int) -> AsyncGenerator[bytes, None]:
+        """The verified bytes of a file from `start` up to `stop`, as they arrive; asks for them before all others.
+
+        Closing it withdraws the wish. Raises `SwarmError` when the lesson goes away.
+        """
+        ...
+
+
+class Node(Protocol):
+    """What the shim and the control socket may ask of a node."""
+
+    def lessons(self) -> tuple[LessonView, ...]:
+        """Every lesson that may be shown now, by level, subject and title; withdrawn ones are left out."""
+        ...
+
+    def lesson(self, lesson: LessonId) -> LessonView | None:
+        """One lesson, a withdrawn one too; None when this node has not heard of it, or may not show it yet."""
+        ...
+
+    def status(self) -> NodeStatus:
+        """The node as a whole."""
+        ...
+
+    async def want(self, lesson: LessonId) -> None:
+        """Fetch a lesson because somebody asked for it by name; kept through restarts.
+
+        Raises:
+            LibraryError: no catalogue of this node lists it, or it was withdrawn.
+        """
+        ...
+
+    def read(self, lesson: LessonId) -> AbstractAsyncContextManager[OpenLesson]:
+        """The lesson's files, for as long as the context lasts; starts fetching one that is only listed.
+
+        Waits until the list of its files is here. Raises `LibraryError` when it never will be.
+        """
+        ...
+
+    async def change(self) -> None:
+        """Wait until something that `lessons` or `status` tells has changed; at most about once a second."""
+        ...
