@@ -1,0 +1,210 @@
+"""Our own pages: what they say, in the reader's language.
+
+Source strings are English and stand in the templates only; `locale/fr.po` has their French. Sizes, dates and shares are
+written as the reader's language writes them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from functools import partial
+from importlib.resources import files
+from io import BytesIO
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import quote
+
+import attrs
+
+import edgeshare
+from edgeshare.manifest import LessonId, LessonManifest
+from edgeshare.shim import shelves
+from edgeshare.shim.guards import source_of
+from edgeshare.shim.language import LANGUAGES, Language
+from edgeshare.shim.problems import Problem
+from edgeshare.view import LessonView, NodeStatus, State
+from edgeshare.vocabulary import Vocabulary
+
+if TYPE_CHECKING:  # Babel and Jinja2 are imported when the shim starts: 60 ms that no command line should pay
+    from babel.support import Translations
+    from jinja2 import Environment
+
+_UNITS = ((10**9, "digital-gigabyte"), (10**6, "digital-megabyte"), (10**3, "digital-kilobyte"))
+
+
+@attrs.frozen(kw_only=True)
+class Reader:
+    """What a page must know of who reads it."""
+
+    language: Language
+    port: int  # ours
+    is_home: bool  # the browser is on this machine and reaches `<lesson id>.localhost`
+
+    def open_url(self, lesson: LessonId) -> str:
+        """Where a lesson is opened."""
+        return f"http://{lesson}.localhost{self._port}/" if self.is_home else f"/lessons/{lesson}/"
+
+    @property
+    def home_url(self) -> str:
+        """This node's own pages, seen from a lesson's origin, without the last `/`."""
+        return f"http://localhost{self._port}"
+
+    @property
+    def _port(self) -> str:
+        return "" if self.port == 80 else f":{self.port}"
+
+
+class Pages:
+    """Makes pages. `static_url` says where a file of ours is found; `style` is the text of our style sheet."""
+
+    def __init__(self, vocabulary: Vocabulary, static_url: Callable[[str], str], style: str) -> None:
+        self.error_style = source_of(style)  # what error pages have inside, as there may be nowhere to load it from
+        self._vocabulary = vocabulary
+        self._environments = {language: _environment(language, vocabulary, static_url, style) for language in LANGUAGES}
+
+    def catalogue(
+        self,
+        reader: Reader,
+        lessons: tuple[LessonView, ...],
+        status: NodeStatus,
+        wish: shelves.Wish,
+        now: datetime,
+    ) -> bytes:
+        """The page of all lessons, or of those that answer `wish`."""
+        language, vocabulary = reader.language, self._vocabulary
+        own = [lesson.manifest for lesson in lessons if lesson.manifest.role == wish.role]
+        levels = {level for manifest in own for level in manifest.levels}
+        subjects = {subject for manifest in own for subject in manifest.subjects}
+        found = shelves.matching(lessons, wish, vocabulary, language)
+        today = now.astimezone().date()
+        issued = [catalogue.issued for catalogue in status.catalogues if catalogue.issued is not None]
+        return self._page(
+            "catalogue.html",
+            reader,
+            wish=wish,
+            status=status,
+            now=now,
+            issued=max(issued, default=None),
+            levels=shelves.level_choices(levels, vocabulary, language),
+            subjects=shelves.subject_choices(subjects, vocabulary, language),
+            found=len(found),
+            shown=min(len(found), shelves.MOST_SHOWN),
+            shelves=shelves.shelves(found[: shelves.MOST_SHOWN], wish, vocabulary, language),
+            today=shelves.needed_on(found, today) if wish.is_open else (),
+            this_week=shelves.needed_this_week(found, today) if wish.is_open else (),
+            others=sum(lesson.manifest.role != wish.role for lesson in lessons),
+        )
+
+    def lesson(self, reader: Reader, lesson: LessonView) -> bytes:
+        """The page about one lesson."""
+        return self._page("lesson.html", reader, lesson=lesson, manifest=lesson.manifest)
+
+    def accessibility(self, reader: Reader) -> bytes:
+        """The declaration of accessibility."""
+        return self._page("accessibility.html", reader)
+
+    def problem(self, reader: Reader, problem: Problem, *, home: str) -> bytes:
+        """Why there is no page; it needs nothing but itself. `home` comes before the paths of our own pages."""
+        return self._page("problem.html", reader, problem=problem, trouble=problem.trouble.name, home=home)
+
+    def _page(self, template: str, reader: Reader, **values: object) -> bytes:
+        page = self._environments[reader.language].get_template(template)
+        return page.render({"home": "", **values}, reader=reader, State=State).encode()
+
+
+def url_path(path: str) -> str:
+    """A lesson's file as it stands in a URL, after a `/`."""
+    return quote(path, safe="/")
+
+
+def _environment(
+    language: Language, vocabulary: Vocabulary, static_url: Callable[[str], str], style: str
+) -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=PackageLoader("edgeshare.shim"),
+        extensions=["jinja2.ext.i18n"],
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    environment.policies["ext.i18n.trimmed"] = True
+    translations = _translations(language)
+    environment.install_gettext_translations(translations, newstyle=True)  # type: ignore[attr-defined]  # by i18n
+    environment.globals |= {
+        "language": language,
+        "version": edgeshare.__version__,
+        "static_url": static_url,
+        "inline_style": Markup(style),  # noqa: S704 - our own file
+    }
+    environment.filters |= {
+        "filesize": partial(_filesize, language=language),
+        "level": partial(vocabulary.level_label, language=language),
+        "subject": partial(vocabulary.subject_label, language=language),
+        "share": partial(_share, language=language),
+        "day": partial(_day, language=language),
+        "age": partial(_age, language=language),
+        "language_name": partial(_language_name, language=language),
+        "foreign": partial(_foreign, language=language),
+    }
+    return environment
+
+
+def _translations(language: Language) -> Translations:
+    from babel.messages.mofile import write_mo
+    from babel.messages.pofile import read_po
+    from babel.support import Translations
+
+    compiled = BytesIO()
+    if language != "en":
+        source = files("edgeshare.shim") / "locale" / f"{language}.po"
+        write_mo(compiled, read_po(BytesIO(source.read_bytes()), locale=language, abort_invalid=True))
+        compiled.seek(0)
+        return Translations(compiled)
+    return Translations()
+
+
+def _filesize(count: int, language: Language) -> str:
+    from babel.units import format_unit
+
+    least, unit = next((known for known in _UNITS if count >= known[0]), (1, "digital-byte"))
+    length: Literal["short", "long"] = "short" if least > 1 else "long"  # "812 o" is no word for a pupil
+    text = format_unit(count / least, unit, length=length, format="#,##0.#", locale=language)
+    return str(text).replace(" ", "\u00a0")
+
+
+def _share(lesson: LessonView, language: Language) -> str:
+    from babel.numbers import format_percent
+
+    return format_percent(math.floor(lesson.share * 100) / 100, locale=language)  # 100 % only when all is here
+
+
+def _day(moment: datetime, language: Language) -> str:
+    from babel.dates import format_date
+
+    return format_date(moment.astimezone().date(), "full", locale=language)
+
+
+def _age(moment: datetime, now: datetime, language: Language) -> str:
+    from babel.dates import format_timedelta
+
+    return format_timedelta(moment - now, add_direction=True, locale=language)
+
+
+def _language_name(tag: str, language: Language) -> str:
+    from babel import Locale, UnknownLocaleError
+
+    try:
+        return Locale.parse(tag, sep="-").get_display_name(language) or tag
+    except (ValueError, UnknownLocaleError):
+        return tag
+
+
+def _foreign(manifest: LessonManifest, language: Language) -> Mapping[str, Any]:
+    """The attributes of an element with a lesson's own words, which may be in another language than the page."""
+    return {} if manifest.language.partition("-")[0].lower() == language else {"lang": manifest.language}

@@ -1,0 +1,223 @@
+"""The shim: what a browser on this machine or the LAN gets from the node, by Host and path.
+
+- Host is judged before anything else; a Host that is not ours gets 421, no byte more, and a closed connection.
+- At `<lesson id>.localhost` there are the files of that lesson, and nothing else: no page, no list, no API.
+- Everything here only reads. What changes the node goes over its control socket.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+from importlib.resources import files
+from typing import Final
+
+import attrs
+
+from edgeshare.config import ShimConfig
+from edgeshare.httpd import ranges
+from edgeshare.httpd.media import media_type
+from edgeshare.httpd.messages import Request, Response
+from edgeshare.manifest import LessonId
+from edgeshare.shim import api, guards, hosts
+from edgeshare.shim.api import known_lesson
+from edgeshare.shim.files import file_response
+from edgeshare.shim.guards import Headers
+from edgeshare.shim.language import preferred
+from edgeshare.shim.pages import Pages, Reader, url_path
+from edgeshare.shim.problems import Problem, Trouble
+from edgeshare.shim.shelves import Wish
+from edgeshare.view import LessonView, Node, State
+from edgeshare.vocabulary import Vocabulary
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+STATIC: Final = ("edgeshare.css", "edgeshare.js", "icon.svg")
+
+logger = logging.getLogger(__name__)
+
+
+def shim(
+    node: Node,
+    config: ShimConfig,
+    vocabulary: Vocabulary,
+    *,
+    more: Mapping[str, Handler] | None = None,
+    hostname: str | None = None,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> Handler:
+    """The handler of a node's HTTP server. Takes some 60 ms: it imports and compiles what the pages need.
+
+    `more` are further paths of the node's own, like `/metrics`, behind the same gate; `hostname` is the machine's when
+    not given.
+    """
+    names = hosts.Names.of(config, socket.gethostname() if hostname is None else hostname)
+    return _Shim(node, config.listen.port, names, vocabulary, more or {}, now).answer
+
+
+@attrs.frozen
+class _StaticFile:
+    content: bytes
+    etag: str
+    version: str  # stands in its URL, so that the file may be kept for ever
+
+
+class _Shim:
+    def __init__(
+        self,
+        node: Node,
+        port: int,
+        names: hosts.Names,
+        vocabulary: Vocabulary,
+        more: Mapping[str, Handler],
+        now: Callable[[], datetime],
+    ) -> None:
+        self._node, self._port, self._names, self._more, self._now = node, port, names, more, now
+        self._static = {name: _static_file(name) for name in STATIC}
+        style = self._static["edgeshare.css"].content.decode()
+        self._pages = Pages(vocabulary, self._static_url, style)
+
+    async def answer(self, request: Request) -> Response:
+        """The response to one request that the server has let in."""
+        address, port = request.local[0], request.local[1] or self._port
+        site = hosts.site_of(request.host, address=address, port=port, names=self._names)
+        if site is None:
+            return Response(421, (("connection", "close"),))
+        reader = Reader(
+            language=preferred(request.header("accept-language")), port=port, is_home=isinstance(site, hosts.Home)
+        )
+        try:
+            match site:
+                case hosts.LessonOrigin(lesson=lesson):
+                    return await self._at_lesson_origin(request, lesson, port)
+                case _:
+                    return await self._at_node(request, reader)
+        except Problem as problem:
+            return self._refusal(request, reader, site, problem)
+        except Exception:  # the server would answer 500 too, but with no page
+            logger.exception("a request could not be answered")
+            return self._refusal(request, reader, site, Problem(Trouble.BROKEN))
+
+    async def _at_lesson_origin(self, request: Request, lesson: LessonId, port: int) -> Response:
+        if guards.is_from_another_site(request):
+            return _forbidden()
+        view = _readable(known_lesson(self._node, lesson))
+        headers = guards.of_lesson_at_its_origin(port)
+        path = request.path[1:]
+        if not path:
+            return _to_start(request, view, "/", headers)
+        return await file_response(self._node, request, view, path, headers)
+
+    async def _at_node(self, request: Request, reader: Reader) -> Response:
+        if request.path.startswith("/lessons/"):
+            return await self._in_sandbox(request, reader.port)
+        if guards.is_from_another_site(request):
+            return _forbidden()
+        if handler := self._more.get(request.path):
+            return await handler(request)
+        if request.path.startswith(api.ROOT):
+            return api.answer(self._node, request)
+        match request.path.split("/")[1:]:
+            case [""]:
+                lessons, status, wish = self._node.lessons(), self._node.status(), Wish.parse(request.query)
+                return _page(reader, self._pages.catalogue(reader, lessons, status, wish, self._now()))
+            case ["l", name]:
+                return _page(reader, self._pages.lesson(reader, _readable(known_lesson(self._node, name))))
+            case ["accessibilite"]:
+                return _page(reader, self._pages.accessibility(reader))
+            case ["healthz"]:
+                return Response(200, (*_PLAIN, ("cache-control", "no-store")), b"ok\n")
+            case ["static", name] if name in self._static:
+                return self._static_response(request, name)
+            case ["favicon.ico"]:
+                return self._static_response(request, "icon.svg")
+        raise Problem(Trouble.NO_PAGE)
+
+    async def _in_sandbox(self, request: Request, port: int) -> Response:
+        """A lesson below `/lessons/`. Its page's own pictures, styles and scripts come as from another site.
+
+        They are refused for a lesson that nobody has asked for: no stranger's page may set off a download.
+        """
+        name, slash, path = request.path.removeprefix("/lessons/").partition("/")
+        is_foreign = guards.is_from_another_site(request)
+        if is_foreign and not guards.is_part_of_a_page(request):
+            return _forbidden()
+        view = _readable(known_lesson(self._node, name))
+        if is_foreign and view.state is State.LISTED:
+            return _forbidden()
+        headers = guards.of_lesson_in_sandbox(port)
+        if not slash or not path:
+            return _to_start(request, view, f"/lessons/{view.manifest.id}/", headers)
+        return await file_response(self._node, request, view, path, headers)
+
+    def _static_url(self, name: str) -> str:
+        return f"/static/{name}?v={self._static[name].version}"
+
+    def _static_response(self, request: Request, name: str) -> Response:
+        file = self._static[name]
+        is_versioned = request.query == f"v={file.version}"
+        lasting = "public, max-age=31536000, immutable" if is_versioned else "no-cache"
+        kept = (*guards.of_our_own(), ("etag", file.etag), ("cache-control", lasting))
+        if ranges.not_modified(request.header("if-none-match"), file.etag):
+            return Response(304, kept)
+        return Response(200, (*kept, ("content-type", media_type(name))), file.content)
+
+    def _refusal(self, request: Request, reader: Reader, site: hosts.Site, problem: Problem) -> Response:
+        """The problem as JSON, as a page that needs nothing but itself, or as a line of text."""
+        is_lesson = isinstance(site, hosts.LessonOrigin)
+        if request.path.startswith(api.ROOT) and not is_lesson:
+            return api.refusal(problem)
+        headers: Headers = (("cache-control", "no-store"), ("vary", "Accept, Accept-Language"))
+        if problem.retry_after_s is not None:
+            headers = (*headers, ("retry-after", str(problem.retry_after_s)))
+        if not _wants_page(request):
+            text = f"{problem.trouble.value}\n".encode()
+            return Response(problem.trouble.status, (*_PLAIN, *headers), text)
+        page = self._pages.problem(reader, problem, home=reader.home_url if is_lesson else "")
+        own = guards.of_our_own(self._pages.error_style)
+        kind = (("content-type", "text/html; charset=utf-8"), ("content-language", reader.language))
+        return Response(problem.trouble.status, (*own, *kind, *headers), page)
+
+
+_PLAIN: Final[Headers] = (*guards.of_our_own(), ("content-type", "text/plain; charset=utf-8"))
+
+
+def _page(reader: Reader, content: bytes) -> Response:
+    headers = (
+        *guards.of_our_own(),
+        ("content-type", "text/html; charset=utf-8"),
+        ("content-language", reader.language),
+        ("vary", "Accept-Language"),
+        ("cache-control", "no-cache"),
+    )
+    return Response(200, headers, content)
+
+
+def _readable(lesson: LessonView) -> LessonView:
+    if lesson.state is State.WITHDRAWN:
+        raise Problem(Trouble.WITHDRAWN, lesson)
+    return lesson
+
+
+def _to_start(request: Request, lesson: LessonView, folder: str, headers: Headers) -> Response:
+    location = folder + url_path(lesson.manifest.start) + (f"?{request.query}" if request.query else "")
+    return Response(302, (*headers, ("location", location), ("cache-control", "no-cache")))
+
+
+def _forbidden() -> Response:
+    return Response(403, (("cache-control", "no-store"),))
+
+
+def _wants_page(request: Request) -> bool:
+    """Whether a reader will see the answer, and not a page as one of its pictures."""
+    mode = request.header("sec-fetch-mode")
+    return mode in (None, "navigate") and "text/html" in (request.header("accept") or "")
+
+
+def _static_file(name: str) -> _StaticFile:
+    content = (files("edgeshare.shim") / "static" / name).read_bytes()
+    version = hashlib.sha256(content).hexdigest()[:16]
+    return _StaticFile(content, f'"{version}"', version)

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from edgeshare.httpd.messages import Response, StreamBody
+from edgeshare.manifest import LessonId
+from edgeshare.view import State
+
+if TYPE_CHECKING:
+    from conftest import Browser, NodeInMemory
+
+PROGRESS = {"id", "state", "bytes_have", "size"}
+
+
+async def told(browser: Browser, target: str, **more: Any) -> Any:
+    response = await browser.get(target, **more)
+    assert dict(response.headers)["content-type"] == "application/json"
+    assert isinstance(response.body, bytes)
+    return json.loads(response.body)
+
+
+@asynccontextmanager
+async def events(browser: Browser) -> AsyncIterator[AsyncIterator[bytes]]:
+    response = await browser.get("/api/v1/events")
+    assert response.status == 200
+    assert dict(response.headers)["content-type"].startswith("text/event-stream")
+    assert isinstance(response.body, StreamBody)
+    assert response.body.size is None
+    async with response.body.chunks as chunks:
+        iterator = aiter(chunks)
+        assert await anext(iterator) == b"retry: 3000\n\n"
+        yield iterator
+
+
+def lessons_in(event: bytes) -> dict[str, Any]:
+    name, data, end, last = event.split(b"\n")
+    assert (name, end, last) == (b"event: lessons", b"", b"")
+    listed = json.loads(data.removeprefix(b"data: "))
+    return {lesson["id"]: lesson for lesson in listed}
+
+
+async def test_the_list_has_every_lesson_that_may_be_shown(browser: Browser, node: NodeInMemory) -> None:
+    listed = await told(browser, "/api/v1/lessons")
+    assert [lesson["id"] for lesson in listed] == [lesson.manifest.id for lesson in node.lessons()]
+    assert "histoire-6e-erreur" not in {lesson["id"] for lesson in listed}
+
+
+async def test_the_list_of_a_level_has_its_lessons_only(browser: Browser) -> None:
+    assert [lesson["id"] for lesson in await told(browser, "/api/v1/lessons?level=5e")] == ["anglais-5e-school"]
+    assert await told(browser, "/api/v1/lessons?level=cp") == []
+
+
+async def test_a_lesson_has_its_fields(browser: Browser, node: NodeInMemory) -> None:
+    lesson = await told(browser, "/api/v1/lessons/maths-6e-fractions")
+    assert lesson == node.views[LessonId("maths-6e-fractions")].as_json()
+    assert {"id", "version", "title", "state", "size", "bytes_have", "peers", "origin_bytes", "peer_bytes"} <= set(
+        lesson
+    )
+
+
+async def test_a_withdrawn_lesson_says_so(browser: Browser) -> None:
+    lesson = await told(browser, "/api/v1/lessons/histoire-6e-erreur")
+    assert (lesson["state"], lesson["reason"]) == ("withdrawn", "Une date est fausse.")
+
+
+async def test_the_status_is_that_of_the_node(browser: Browser, node: NodeInMemory) -> None:
+    assert await told(browser, "/api/v1/status") == node.status().as_json()
+
+
+@pytest.mark.parametrize(
+    "target", ["/api/v1/nothing", "/api/", "/api/v1/lessons/", "/api/v1/lessons/x/y", "/api/v2/status"]
+)
+async def test_what_the_api_does_not_have_is_404_in_json(browser: Browser, target: str) -> None:
+    response = await browser.get(target, accept="text/html")
+    assert response.status == 404
+    assert "error" in await told(browser, target)
+
+
+async def test_the_api_is_neither_kept_nor_shared(browser: Browser) -> None:
+    for target in ("/api/v1/lessons", "/api/v1/status", "/api/v1/events"):
+        headers = dict((await browser.get(target)).headers)
+        assert headers["cache-control"] == "no-store"
+        assert headers["cross-origin-resource-policy"] == "same-origin"
+
+
+async def test_a_page_is_told_of_all_lessons_at_first(browser: Browser, node: NodeInMemory) -> None:
+    async with events(browser) as heard:
+        first = lessons_in(await anext(heard))
+    assert set(first) == {lesson.manifest.id for lesson in node.lessons()}
+    assert all(set(lesson) == PROGRESS for lesson in first.values())
+
+
+async def test_a_page_is_told_what_changes(browser: Browser, node: NodeInMemory) -> None:
+    async with events(browser) as heard:
+        await anext(heard)
+        node.alter("sciences-6e-eau", bytes_have=9_000)
+        news = lessons_in(await anext(heard))
+        assert news == {
+            "sciences-6e-eau": {"id": "sciences-6e-eau", "state": "fetching", "bytes_have": 9_000, "size": 10_000}
+        }
+        node.alter("sciences-6e-eau", state=State.WITHDRAWN)
+        assert lessons_in(await anext(heard))["sciences-6e-eau"]["state"] == "withdrawn"
+
+
+async def test_a_change_while_an_event_is_sent_is_not_lost(browser: Browser, node: NodeInMemory) -> None:
+    async with events(browser) as heard:
+        await anext(heard)  # the page is slow to take this one
+        await wait_all_tasks_blocked()
+        node.alter("sciences-6e-eau", bytes_have=9_000)
+        await wait_all_tasks_blocked()
+        node.alter("sciences-6e-eau", state=State.COMPLETE)
+        await wait_all_tasks_blocked()
+        assert lessons_in(await anext(heard))["sciences-6e-eau"]["state"] == "complete"
+
+
+async def test_a_quiet_stream_shows_that_it_lives(browser: Browser, autojump_clock: MockClock) -> None:
+    async with events(browser) as heard:
+        await anext(heard)
+        start = trio.current_time()
+        assert await anext(heard) == b": still here\n\n"
+        assert trio.current_time() - start == pytest.approx(15)
+
+
+async def test_a_head_of_the_events_opens_nothing(browser: Browser) -> None:
+    response: Response = await browser.get("/api/v1/events", method="HEAD")
+    assert isinstance(response.body, StreamBody)

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgeshare.manifest import InfoHash, LessonId, LessonManifest
+from edgeshare.shim.shelves import Wish, matching, needed_on, needed_this_week, plain, shelves, subject_choices
+from edgeshare.view import LessonView, State
+from edgeshare.vocabulary import built_in
+
+if TYPE_CHECKING:
+    from conftest import NodeInMemory
+
+WORDS = built_in()
+
+
+def lesson(name: str, **fields: Any) -> LessonView:
+    usual: dict[str, Any] = {"title": name, "levels": ("6e",), "subjects": ("mathematiques",), "description": ""}
+    made = LessonManifest(
+        id=LessonId(name),
+        version=1,
+        language="fr",
+        licence="CC0-1.0",
+        start="index.html",
+        publisher="cned",
+        info_hash=InfoHash(bytes(32)),
+        size=1,
+        files=1,
+        **(usual | fields),
+    )
+    return LessonView(manifest=made, state=State.LISTED)
+
+
+def names(lessons: tuple[LessonView, ...] | list[LessonView]) -> list[str]:
+    return [found.manifest.id for found in lessons]
+
+
+def test_lessons_stand_by_level_then_by_subject() -> None:
+    lessons = [
+        lesson("c", levels=("cp",)),
+        lesson("b", subjects=("histoire-geographie",)),
+        lesson("a", levels=("6e", "cp")),
+        lesson("d", levels=("scolomfr-voc-022-num-999",)),
+        lesson("e", subjects=("eps",)),
+    ]
+    found = shelves(lessons, Wish(), WORDS, "fr")
+    assert [(shelf.level, [(group.subject, names(group.lessons)) for group in shelf.groups]) for shelf in found] == [
+        ("CP", [("Mathématiques", ["c", "a"])]),
+        (
+            "6e",
+            [
+                ("Éducation physique et sportive", ["e"]),
+                ("Histoire-géographie", ["b"]),
+                ("Mathématiques", ["a"]),
+            ],
+        ),
+        ("scolomfr-voc-022-num-999", [("Mathématiques", ["d"])]),
+    ]
+
+
+def test_of_a_wished_level_there_is_only_its_own_shelf() -> None:
+    found = shelves([lesson("a", levels=("6e", "cp"))], Wish(level="cp"), WORDS, "fr")
+    assert [shelf.level for shelf in found] == ["CP"]
+
+
+@pytest.mark.parametrize("search", ["noel", "NOËL fete", "coeur", "cœur", "mathematiques", "6e noël", "  ", "fête de"])
+def test_a_search_forgives_accents_case_and_order(search: str) -> None:
+    lessons = [lesson("a", title="La fête de Noël", description="Le cœur de l'hiver.")]
+    assert names(matching(lessons, Wish(search=search), WORDS, "fr")) == ["a"]
+
+
+def test_a_search_wants_all_its_words() -> None:
+    assert not matching([lesson("a", title="La fête")], Wish(search="fete pascale"), WORDS, "fr")
+
+
+def test_what_is_for_teachers_stands_apart() -> None:
+    lessons = [lesson("a"), lesson("b", role="teacher")]
+    assert names(matching(lessons, Wish(), WORDS, "fr")) == ["a"]
+    assert names(matching(lessons, Wish.parse("role=teacher"), WORDS, "fr")) == ["b"]
+
+
+def test_a_wish_is_read_from_a_form() -> None:
+    wish = Wish.parse("level=6e&subject=&q=le+c%C5%93ur%26&unknown=1")
+    assert wish == Wish(level="6e", search="le cœur&")
+    assert not wish.is_open
+    assert Wish.parse("level=&subject=&q=").is_open
+
+
+@given(st.text())
+def test_any_query_is_a_wish(query: str) -> None:
+    assert matching([], Wish.parse(query), WORDS, "fr") == []
+
+
+def test_a_query_with_too_many_fields_is_no_wish() -> None:
+    assert Wish.parse("&".join(["level=6e"] * 21)).is_open
+
+
+def test_lessons_of_today_and_of_this_week_are_told_apart_in_the_publishers_time() -> None:
+    paris = timezone(timedelta(hours=1))
+    monday = datetime(2026, 11, 23, 0, 30, tzinfo=paris)  # still Sunday in UTC
+    lessons = [lesson(f"day-{n}", needed_at=monday + timedelta(days=n)) for n in range(-1, 9)]
+    today = date(2026, 11, 23)
+    assert names(needed_on(lessons, today)) == ["day-0"]
+    assert names(needed_this_week(lessons, today)) == [f"day-{n}" for n in range(1, 7)]
+    assert needed_this_week([lesson("x", needed_at=datetime(2026, 11, 30, tzinfo=UTC))], date(2026, 11, 29)) == ()
+
+
+def test_subjects_stand_by_the_alphabet_without_regard_to_accents() -> None:
+    labels = [choice.label for choice in subject_choices(["emc", "education-musicale", "francais"], WORDS, "fr")]
+    assert labels == ["Éducation musicale", "Enseignement moral et civique", "Français"]
+
+
+@given(st.text())
+def test_plain_text_stays_plain(text: str) -> None:
+    plain(text)
+
+
+def test_the_nodes_order_is_kept_within_a_group(node: NodeInMemory) -> None:
+    found = matching(node.lessons(), Wish(subject="mathematiques"), WORDS, "fr")
+    assert names(found) == ["maths-6e-fractions"]

@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+
+from edgeshare.config import Endpoint, ShimConfig
+from edgeshare.httpd.messages import Request, Response
+from edgeshare.httpd.server import listen, serve
+from edgeshare.shim.routes import Handler, shim
+from edgeshare.vocabulary import built_in
+
+if TYPE_CHECKING:
+    from conftest import Browser, NodeInMemory
+
+FILM = bytes(range(256)) * 40
+PATHS = [
+    "/",
+    "/index.html",
+    "/l/maths-6e-fractions",
+    "/lessons/maths-6e-fractions/index.html",
+    "/api/v1/lessons",
+    "/api/v1/events",
+    "/healthz",
+    "/static/edgeshare.css",
+    "/metrics",
+]
+
+
+@asynccontextmanager
+async def serving(handler: Handler) -> AsyncIterator[int]:
+    listeners = await listen("127.0.0.1", 0)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve, handler, listeners)
+        yield listeners[0].socket.getsockname()[1]
+        nursery.cancel_scope.cancel()
+
+
+async def exchange(port: int, sent: bytes) -> tuple[bytes, bytes]:
+    """The head and the body that come back until the server closes."""
+    async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        await stream.send_all(sent)
+        received = b"".join([part async for part in stream])
+    head, _, body = received.partition(b"\r\n\r\n")
+    return head, body
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_a_strangers_name_gets_not_one_byte(handler: Handler, path: str) -> None:
+    async with serving(handler) as port:
+        for host in (
+            "attacker.com",
+            f"attacker.com:{port}",
+            "localhost",
+            f"localhost.:{port}",
+            f"localhost@evil:{port}",
+        ):
+            head, body = await exchange(port, f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+            assert head.startswith(b"HTTP/1.1 421 ")
+            assert b"connection: close" in head.lower()
+            assert body == b""
+
+
+async def test_the_server_gives_a_lesson_at_its_own_origin(handler: Handler) -> None:
+    async with serving(handler) as port:
+        host = f"Host: maths-6e-fractions.localhost:{port}\r\nConnection: close\r\n"
+        head, body = await exchange(port, f"GET /film.mp4 HTTP/1.1\r\n{host}Range: bytes=5-9\r\n\r\n".encode())
+        assert head.startswith(b"HTTP/1.1 206 ")
+        assert body == FILM[5:10]
+        assert f"frame-ancestors 'self' http://localhost:{port};".encode() in head
+        head, body = await exchange(port, f"HEAD /film.mp4 HTTP/1.1\r\n{host}\r\n".encode())
+        assert (body, f"content-length: {len(FILM)}".encode() in head) == (b"", True)
+
+
+async def test_the_server_sends_a_file_while_it_arrives(handler: Handler, node: NodeInMemory) -> None:
+    node.arrive("sciences-6e-eau", "film.mp4", 1000)
+    async with serving(handler) as port, await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        await stream.send_all(f"GET /film.mp4 HTTP/1.1\r\nHost: sciences-6e-eau.localhost:{port}\r\n\r\n".encode())
+        received = b""
+        with trio.fail_after(10):
+            while not received.endswith(FILM[:1000]):
+                received += await stream.receive_some(65536)
+            node.arrive("sciences-6e-eau", "film.mp4", len(FILM))
+            while not received.endswith(FILM):
+                received += await stream.receive_some(65536)
+
+
+async def test_a_client_that_leaves_ends_the_stream(handler: Handler, node: NodeInMemory) -> None:
+    node.arrive("sciences-6e-eau", "film.mp4", 1000)
+    async with serving(handler) as port:
+        async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+            await stream.send_all(f"GET /film.mp4 HTTP/1.1\r\nHost: sciences-6e-eau.localhost:{port}\r\n\r\n".encode())
+            received = b""
+            while not received.endswith(FILM[:1000]):
+                received += await stream.receive_some(65536)
+            assert (node.streams, node.reads.total()) == (1, 1)
+        with trio.fail_after(10):
+            while node.streams or node.reads.total():
+                await trio.sleep(0.01)  # no event outside the server tells it
+
+
+async def test_a_page_hears_of_a_change_through_the_server(handler: Handler, node: NodeInMemory) -> None:
+    async with serving(handler) as port, await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        await stream.send_all(f"GET /api/v1/events HTTP/1.1\r\nHost: localhost:{port}\r\n\r\n".encode())
+        received = b""
+        with trio.fail_after(10):
+            while b'"bytes_have":4000' not in received:
+                received += await stream.receive_some(65536)
+            node.alter("sciences-6e-eau", bytes_have=5000)
+            while b'"bytes_have":5000' not in received:
+                received += await stream.receive_some(65536)
+
+
+@pytest.mark.parametrize("path", [path for path in PATHS if path not in ("/", "/index.html")])
+async def test_a_lessons_origin_has_its_files_and_nothing_else(browser: Browser, path: str) -> None:
+    assert (await browser.get(path, host="maths-6e-fractions.localhost:8470")).status == 404
+
+
+@pytest.mark.parametrize("site", ["localhost:8470", "maths-6e-fractions.localhost:8470"])
+@pytest.mark.parametrize("mode", ["cors", "no-cors", "websocket", "same-origin", ""])
+async def test_other_sites_may_only_lead_here(browser: Browser, site: str, mode: str) -> None:
+    for path in PATHS:
+        response = await browser.get(path, host=site, sec_fetch_site="cross-site", sec_fetch_mode=mode)
+        if not path.startswith("/lessons/") or mode != "no-cors" or site != "localhost:8470":
+            assert (response.status, response.body) == (403, b""), path
+        elif hasattr(response.body, "file"):
+            response.body.file.close()
+
+
+async def test_a_link_on_another_site_opens_our_pages(browser: Browser) -> None:
+    for path in ("/", "/l/maths-6e-fractions"):
+        response = await browser.get(path, sec_fetch_site="cross-site", sec_fetch_mode="navigate")
+        assert response.status == 200
+
+
+async def test_the_node_says_that_it_is_alive(browser: Browser) -> None:
+    assert (await browser.get("/healthz")).body == b"ok\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("edgeshare.css", "text/css; charset=utf-8"),
+        ("edgeshare.js", "text/javascript; charset=utf-8"),
+        ("icon.svg", "image/svg+xml"),
+    ],
+)
+async def test_our_own_files_are_kept_until_they_change(browser: Browser, name: str, kind: str) -> None:
+    page = await browser.page("/")
+    versioned = page[page.index(f"/static/{name}?v=") :].partition('"')[0]
+    for target, lasting in ((versioned, "public, max-age=31536000, immutable"), (f"/static/{name}", "no-cache")):
+        response = await browser.get(target)
+        headers = dict(response.headers)
+        assert (response.status, headers["content-type"], headers["cache-control"]) == (200, kind, lasting)
+        assert (await browser.get(target, if_none_match=headers["etag"])).status == 304
+
+
+@pytest.mark.parametrize("path", ["/static/../routes.py", "/static/", "/static/nothing.css", "/static/x/edgeshare.css"])
+async def test_no_other_file_is_ours(browser: Browser, path: str) -> None:
+    assert (await browser.get(path)).status == 404
+
+
+async def test_there_is_a_picture_for_the_tab(browser: Browser) -> None:
+    response = await browser.get("/favicon.ico")
+    assert dict(response.headers)["content-type"] == "image/svg+xml"
+
+
+async def test_further_paths_stand_behind_the_same_gate(node: NodeInMemory) -> None:
+    async def metrics(_: Request) -> Response:
+        return Response(200, body=b"edgeshare_up 1\n")
+
+    handler = shim(node, ShimConfig(), built_in(), more={"/metrics": metrics})
+
+    def asked(host: str) -> Request:
+        return Request("GET", "/metrics", "/metrics", "", host, (), ("127.0.0.1", 8470))
+
+    assert (await handler(asked("localhost:8470"))).body == b"edgeshare_up 1\n"
+    assert (await handler(asked("attacker.com"))).status == 421
+    assert (await handler(asked("maths-6e-fractions.localhost:8470"))).status == 404
+
+
+async def test_a_node_on_the_lan_answers_to_the_machines_name(node: NodeInMemory) -> None:
+    config = ShimConfig(listen=Endpoint("0.0.0.0", 8470))
+    handler = shim(node, config, built_in(), hostname="salle12")
+    asked = Request("GET", "/healthz", "/healthz", "", "salle12.local:8470", (), ("192.168.1.2", 8470))
+    assert (await handler(asked)).status == 200
+
+
+async def test_without_a_socket_the_configured_port_counts(browser: Browser) -> None:
+    assert (await browser.get("/healthz", local=("", 0))).status == 200
+    assert (await browser.get("/healthz", local=("", 0), host="localhost:8471")).status == 421
+
+
+async def test_a_mistake_costs_one_request_and_is_logged_once(
+    browser: Browser, node: NodeInMemory, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken() -> Any:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(type(node), "lessons", lambda _: broken())
+    response = await browser.get("/", accept="text/html")
+    assert response.status == 500
+    assert isinstance(response.body, bytes)
+    assert "Quelque chose n’a pas marché ici" in response.body.decode()
+    assert (await browser.get("/api/v1/lessons")).body == b'{"error":"the node made a mistake"}'
+    assert [record.levelno for record in caplog.records] == [logging.ERROR, logging.ERROR]
+
+
+async def test_nothing_about_a_reader_is_logged(browser: Browser, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    for path in PATHS[:3]:
+        await browser.get(path, user_agent="Firefox", accept_language="fr")
+    await browser.get("/x", host="attacker.com")
+    assert [record for record in caplog.records if record.name.startswith("edgeshare")] == []
