@@ -13,12 +13,13 @@ from collections.abc import Iterable, Mapping
 import attrs
 
 from edgeshare.errors import EdgeshareError, ManifestError
-from edgeshare.manifest import LessonId, LessonManifest, lesson_id, pack, read_lesson, unpack
+from edgeshare.manifest import LessonId, LessonManifest, check_text, lesson_id, pack, read_lesson, shown, unpack
 from edgeshare.signing import PublicKey
 
 FILE_NAME = "catalogue.msgpack"
 FORMAT = "edgeshare-edition/1"
 MAX_CONTENT = 64 * 2**20  # bytes: 50,000 lessons of 1 kB, with room
+MAX_LESSONS = 65_536  # the longest list that `manifest.unpack` reads
 
 
 @attrs.frozen
@@ -41,12 +42,12 @@ class Withdrawal:
     id: LessonId
     why: str = attrs.field()  # for readers
     since: int  # the edition that withdrew it
-    lesson: SignedLesson | None = None  # as it was published last, to name it to readers; None when it cannot be read
+    # as this catalogue listed it last, to name it to readers; None when it did not, or when it cannot be read
+    lesson: SignedLesson | None = None
 
     @why.validator
     def _check_why(self, _: attrs.Attribute[str], value: str) -> None:
-        if not 1 <= len(value) <= 500:
-            raise ValueError(f"the reason of a withdrawal has {len(value)} characters, not 1 to 500")
+        check_text("the reason of a withdrawal", value, 1, 500)
 
 
 @attrs.frozen(kw_only=True)
@@ -96,8 +97,8 @@ def read_edition(raw: bytes, name: str, number: int, keys: Mapping[bytes, Public
         case _:
             raise ManifestError(f"these bytes are not an edition of {name}")
     if form != FORMAT:
-        raise ManifestError(f"the catalogue {name} has the format {form!r}", hint="a newer edgeshare reads it")
-    if (whole["name"], whole["edition"]) != (name, number):
+        raise ManifestError(f"the catalogue {name} has the format {shown(form)}", hint="a newer edgeshare reads it")
+    if (whole["name"], whole["edition"]) != (name, number) or isinstance(whole["edition"], bool):
         raise ManifestError(f"the content of {name}, edition {number}, says that it is something else")
     refused: list[str] = []
     lessons: dict[LessonId, SignedLesson] = {}
@@ -115,7 +116,7 @@ def read_edition(raw: bytes, name: str, number: int, keys: Mapping[bytes, Public
         name=name,
         number=number,
         lessons=tuple(lessons.values()),
-        withdrawn=tuple(_withdrawal(entry, name, keys) for entry in gone),
+        withdrawn=tuple(_withdrawal(entry, name, number, keys) for entry in gone),
         refused=tuple(refused),
     )
 
@@ -134,8 +135,13 @@ def newest(editions: Iterable[Edition]) -> dict[LessonId, SignedLesson]:
 
 
 def withdrawn(editions: Iterable[Edition]) -> dict[LessonId, Withdrawal]:
-    """What any of the editions withdrew."""
-    return {gone.id: gone for edition in editions for gone in edition.withdrawn}
+    """What any of the editions withdrew, with the lesson's manifest where one of them has it."""
+    found: dict[LessonId, Withdrawal] = {}
+    for edition in editions:
+        for gone in edition.withdrawn:
+            if gone.id not in found or found[gone.id].lesson is None:
+                found[gone.id] = gone
+    return found
 
 
 def _admit(entry: object, name: str, keys: Mapping[bytes, PublicKey]) -> SignedLesson:
@@ -147,9 +153,11 @@ def _admit(entry: object, name: str, keys: Mapping[bytes, PublicKey]) -> SignedL
     return SignedLesson(manifest, entry)
 
 
-def _withdrawal(entry: object, name: str, keys: Mapping[bytes, PublicKey]) -> Withdrawal:
+def _withdrawal(entry: object, name: str, number: int, keys: Mapping[bytes, PublicKey]) -> Withdrawal:
     match entry:
-        case {"id": str(gone), "why": str(why), "since": int(since), "manifest": bytes(raw)} if type(since) is int:
+        case {"id": str(gone), "why": str(why), "since": int(since), "manifest": bytes(raw)} if (
+            type(since) is int and 1 <= since <= number
+        ):
             lesson = None
             with contextlib.suppress(EdgeshareError):  # what is withdrawn stays withdrawn, named or not
                 lesson = SignedLesson(read_lesson(raw, keys), raw)

@@ -19,12 +19,14 @@ import attrs
 import cattrs
 
 from edgeshare.errors import ConfigError, EdgeshareError
-from edgeshare.manifest import LessonId, is_catalogue_name, lesson_id
+from edgeshare.manifest import LessonId, is_catalogue_name, is_origin_url, is_tracker_url, lesson_id, shown
 from edgeshare.units import parse_rate, parse_size
 
 Size = NewType("Size", int)  # bytes; written `20 GiB`
 Rate = NewType("Rate", int)  # bytes a second; written `20 Mbit/s`; 0 is no limit
 CatalogueName = NewType("CatalogueName", str)  # `publisher/level`
+
+_MOST_SECONDS = 7 * 24 * 3600  # a node that asks less often than weekly lets the metadata of a month expire
 
 
 @attrs.frozen
@@ -104,11 +106,11 @@ def parse(text: str, path: Path) -> Config:
     """The config in `text`, which came from `path`; as `load`."""
     try:
         whole = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{path} is not TOML", hint=str(error)) from error
     _refuse_unknown(whole, Config, path, "")
     profile = whole.get("profile", "home")
-    if profile not in PROFILES:
+    if not isinstance(profile, str) or profile not in PROFILES:
         raise ConfigError(f"{path}: profile {profile!r}", hint=f"use one of {', '.join(PROFILES)}")
     try:
         config = _converter.structure(_merged(PROFILES[profile], whole), Config)
@@ -119,6 +121,13 @@ def parse(text: str, path: Path) -> Config:
         raise ConfigError(f"{path}: `{key.lstrip('.') or reason}` {reason}", hint=hint) from error
     if not config.origins:
         raise ConfigError(f"{path}: `origins` is empty", hint="name at least one, like https://lecons.example.fr/")
+    for url in config.origins:
+        if not is_origin_url(url):
+            raise ConfigError(f"{path}: `origins` {shown(url)}", hint="write it like https://lecons.example.fr/")
+    for url in config.swarm.trackers:
+        if not is_tracker_url(url):
+            hint = "write it like udp://lecons.example.fr:6969"
+            raise ConfigError(f"{path}: `swarm.trackers` {shown(url)}", hint=hint)
     return attrs.evolve(config, root=path.parent / config.root, library=(path.parent / config.library).absolute())
 
 
@@ -147,7 +156,7 @@ def _refuse_unknown(table: dict[str, Any], kind: type, path: Path, above: str) -
         if key not in hints:
             close = nearest(key, hints)
             hint = f"did you mean `{above}{close}`?" if close else f"known keys: {', '.join(sorted(hints))}"
-            raise ConfigError(f"{path}: unknown key `{above}{key}`", hint=hint)
+            raise ConfigError(f"{path}: unknown key `{shown(above + key)[1:-1]}`", hint=hint)
         if attrs.has(hints[key]) and hints[key] is not Endpoint:
             if not isinstance(value, dict):
                 raise ConfigError(f"{path}: `{above}{key}` is not a table", hint=f"write [{above}{key}]")
@@ -195,8 +204,8 @@ def _exactly(kind: type, what: str) -> Any:
 
 
 def _seconds(value: object, _: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value < 1:
-        raise ValueError("is not a number of seconds of at least 1")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value <= _MOST_SECONDS:
+        raise ValueError(f"is not a number of seconds from 1 to {_MOST_SECONDS}")
     return float(value)
 
 

@@ -15,7 +15,7 @@ from typing import Any, NewType
 import attrs
 
 from edgeshare.errors import ManifestError
-from edgeshare.paths import unsafe
+from edgeshare.paths import MAX_PARTS, unsafe
 
 Piece = NewType("Piece", int)  # its index in the torrent
 
@@ -87,7 +87,7 @@ class Layout:
 
     def is_piece(self, piece: Piece, content: bytes) -> bool:
         """Whether `content` is the piece, with or without its padding (libtorrent gives it with)."""
-        padded = content + bytes(self.piece_length - len(content))
+        padded = content.ljust(self.piece_length, b"\0")
         digest = hashlib.sha1(padded, usedforsecurity=False).digest()
         return digest == self.hashes[20 * piece : 20 * piece + 20]
 
@@ -124,7 +124,7 @@ def read_layout(info: Mapping[bytes, Any]) -> Layout:
             v1.append((pad, b"", True))
         piece += -(-size // length)
     if refused := unsafe(file.path for file in files):
-        raise ManifestError(f"the torrent names a file {refused.path!r} that {refused.reason}")
+        raise ManifestError(f"the torrent names a file {refused.path[:80]!a} that {refused.reason}")
     hashes = info.get(b"pieces")
     if not isinstance(hashes, bytes) or len(hashes) != 20 * piece or not piece:
         raise ManifestError("the torrent does not have one hash for each piece")
@@ -135,8 +135,8 @@ def read_layout(info: Mapping[bytes, Any]) -> Layout:
 
 def _leaves(tree: dict[bytes, Any], above: tuple[bytes, ...]) -> Iterator[tuple[tuple[bytes, ...], int, bytes]]:
     """Every file below `tree` in the order of bytes: its path's parts, its size and its root."""
-    if len(above) > 64:
-        raise ManifestError("the torrent's folders are more than 64 deep")
+    if len(above) == MAX_PARTS:
+        raise ManifestError(f"the torrent has paths of more than {MAX_PARTS} parts")
     for part, node in sorted(tree.items()):
         if not isinstance(node, dict) or (not part and above == ()):
             raise ManifestError("the torrent's file tree is not a tree of folders")
@@ -144,8 +144,10 @@ def _leaves(tree: dict[bytes, Any], above: tuple[bytes, ...]) -> Iterator[tuple[
         if leaf is None:
             yield from _leaves(node, (*above, part))
             continue
-        size = leaf.get(b"length") if isinstance(leaf, dict) else None
-        root = leaf.get(b"pieces root", b"") if isinstance(leaf, dict) else b""
+        # Whatever else may be said of a file (BEP 47) would make it a link, or a program.
+        if not isinstance(leaf, dict) or not leaf.keys() <= {b"length", b"pieces root"}:
+            raise ManifestError("the torrent's file tree has something other than plain files")
+        size, root = leaf.get(b"length"), leaf.get(b"pieces root", b"")
         if len(node) != 1 or not isinstance(size, int) or size < 0 or not isinstance(root, bytes):
             raise ManifestError("the torrent's file tree has a file without a size")
         if len(root) != (32 if size else 0):
@@ -156,9 +158,12 @@ def _leaves(tree: dict[bytes, Any], above: tuple[bytes, ...]) -> Iterator[tuple[
 def _v1_entry(entry: object) -> tuple[int, bytes, bool]:
     if not isinstance(entry, dict):
         raise ManifestError("the torrent's v1 list of files is not a list of files")
-    size, parts, is_pad = entry.get(b"length"), _list(entry.get(b"path")), b"p" in (entry.get(b"attr") or b"")
+    size, parts, attributes = entry.get(b"length"), _list(entry.get(b"path")), entry.get(b"attr", b"")
     if not isinstance(size, int) or not all(isinstance(part, bytes) for part in parts):
         raise ManifestError("the torrent's v1 list of files is not a list of files")
+    if attributes not in (b"", b"p") or not entry.keys() <= {b"length", b"path", b"attr"}:
+        raise ManifestError("the torrent's v1 list of files has something other than plain files and padding")
+    is_pad = attributes == b"p"
     return size, b"" if is_pad else b"/".join(parts), is_pad
 
 

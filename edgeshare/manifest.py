@@ -12,7 +12,8 @@ Rules:
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, NewType, Self, TypeVar
 
@@ -35,6 +36,9 @@ _MAX_SIGNATURES = 16
 _MAX_DEPTH = 8
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _LANGUAGE = re.compile(r"[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*")  # BCP 47, well-formed
+_ORIGIN = re.compile(r"https?://(?=[^/?#])[!-~]{1,490}")  # RFC 3986: a URL is ASCII without blanks
+_TRACKER = re.compile(r"(?:https?|udp)://(?=[^/?#])[!-~]{1,490}")
+_MAX_URLS = 32
 _CATALOGUE = re.compile(r"([a-z0-9]+(?:-[a-z0-9]+)*)/([a-z0-9]+(?:-[a-z0-9]+)*)(\.teacher)?")
 ROLES = ("learner", "teacher")
 
@@ -56,6 +60,28 @@ def is_catalogue_name(text: str) -> bool:
     return _CATALOGUE.fullmatch(text) is not None
 
 
+def is_origin_url(text: str) -> bool:
+    """Whether `text` can be an origin's base URL."""
+    return _ORIGIN.fullmatch(text) is not None
+
+
+def is_tracker_url(text: str) -> bool:
+    """Whether `text` can be a tracker's announce URL."""
+    return _TRACKER.fullmatch(text) is not None
+
+
+def check_text(name: str, value: str, least: int, most: int, *, allowed: str = "") -> None:
+    """Refuse a text of another length, or with control characters (they would command a terminal) but for `allowed`.
+
+    Raises:
+        ValueError: it is refused.
+    """
+    if not least <= len(value) <= most:
+        raise ValueError(f"{name} has {len(value)} characters, not {least} to {most}")
+    if any(unicodedata.category(character) == "Cc" and character not in allowed for character in value):
+        raise ValueError(f"{name} holds a control character")
+
+
 def shown(text: str) -> str:
     """Foreign `text` as it may stand in a message: quoted, short, without control characters."""
     short = text if len(text) <= 80 else text[:77] + "…"
@@ -72,10 +98,20 @@ def _is_aware(_: object, field: attrs.Attribute[datetime], value: datetime | Non
         raise ValueError(f"{field.name} has no time zone")
 
 
-def _text(least: int, most: int) -> Any:
+def _text(least: int, most: int, *, allowed: str = "") -> Any:
     def check(_: object, field: attrs.Attribute[str], value: str) -> None:
-        if not least <= len(value) <= most:
-            raise ValueError(f"{field.name} has {len(value)} characters, not {least} to {most}")
+        check_text(field.name, value, least, most, allowed=allowed)
+
+    return check
+
+
+def _are_urls(is_url: Callable[[str], bool], what: str) -> Any:
+    def check(_: object, field: attrs.Attribute[tuple[str, ...]], value: tuple[str, ...]) -> None:
+        if len(value) > _MAX_URLS:
+            raise ValueError(f"{field.name} has {len(value)} URLs, more than {_MAX_URLS}")
+        for url in value:
+            if not is_url(url):
+                raise ValueError(f"{field.name} has {shown(url)}, which is not {what} URL")
 
     return check
 
@@ -98,7 +134,7 @@ class LessonManifest:
     language: str = attrs.field()  # BCP 47
     levels: tuple[str, ...] = attrs.field(validator=_are_codes(1))  # slugs of the vocabulary, or unknown codes
     subjects: tuple[str, ...] = attrs.field(validator=_are_codes(1))
-    description: str = attrs.field(validator=_text(0, 2000))
+    description: str = attrs.field(validator=_text(0, 2000, allowed="\n\t"))
     licence: str = attrs.field(validator=_text(1, 100))  # SPDX
     start: str = attrs.field()  # the path that a browser opens
     role: str = attrs.field(default="learner")  # one of ROLES
@@ -156,25 +192,15 @@ class CatalogueManifest:
     info_hash: InfoHash = attrs.field(validator=_is_hash)
     size: int = attrs.field(validator=[ge(1), le(2**26)])  # bytes of content
     issued: datetime = attrs.field(validator=_is_aware)
-    trackers: tuple[str, ...] = attrs.field(default=())  # announce URLs, for its lessons too
-    origins: tuple[str, ...] = attrs.field(default=())  # base URLs of the mirrors
+    # announce URLs, for its lessons too
+    trackers: tuple[str, ...] = attrs.field(default=(), validator=_are_urls(is_tracker_url, "a tracker's"))
+    # base URLs of the mirrors
+    origins: tuple[str, ...] = attrs.field(default=(), validator=_are_urls(is_origin_url, "an origin's"))
 
     @name.validator
     def _check_name(self, _: attrs.Attribute[str], value: str) -> None:
         if not is_catalogue_name(value):
             raise ValueError(f"{shown(value)} is not a catalogue's name like 'cned/6e'")
-
-    @trackers.validator
-    def _check_trackers(self, _: attrs.Attribute[tuple[str, ...]], value: tuple[str, ...]) -> None:
-        for url in value:
-            if not url.startswith(("http://", "https://", "udp://")) or len(url) > 500 or not url.isprintable():
-                raise ValueError(f"{shown(url)} is not a tracker's URL")
-
-    @origins.validator
-    def _check_origins(self, _: attrs.Attribute[tuple[str, ...]], value: tuple[str, ...]) -> None:
-        for url in value:
-            if not url.startswith(("http://", "https://")) or len(url) > 500 or not url.isprintable():
-                raise ValueError(f"{shown(url)} is not an origin's URL")
 
 
 _Manifest = TypeVar("_Manifest", LessonManifest, CatalogueManifest)
@@ -309,7 +335,7 @@ def unpack(raw: bytes, most: int, what: str) -> Any:
             strict_map_key=True,
             max_array_len=65536,
             max_map_len=4096,
-            max_str_len=4096,
+            max_str_len=8192,  # a description of 2000 characters has up to 8000 bytes
             max_bin_len=65536,
             max_ext_len=0,
             object_pairs_hook=_no_twins,
@@ -365,9 +391,15 @@ def _exactly(kind: type) -> Any:
 def _moment(value: object, _: object) -> datetime:
     if not isinstance(value, str):
         raise ValueError("is not a time")  # noqa: TRY004 - one kind of error for all fields
-    moment = datetime.fromisoformat(value)
-    if moment.isoformat() != value:
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError as error:
+        raise ValueError("is not a time") from error
+    offset = moment.utcoffset()
+    if moment.isoformat() != value or (offset and offset.microseconds + offset.seconds % 60):
         raise ValueError("is not a time in RFC 3339's usual form")
+    if not 2000 <= moment.year < 3000:  # near the years 1 and 9999 arithmetic overflows
+        raise ValueError("is not a time between the years 2000 and 3000")
     return moment
 
 

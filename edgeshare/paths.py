@@ -14,6 +14,7 @@ import attrs
 MAX_FILES = 20_000
 MAX_PART = 255  # bytes: NAME_MAX of the file systems in use
 MAX_PATH = 1024  # bytes
+MAX_PARTS = 64  # folders and the file's name; libtorrent reads bencoded trees down to depth 100
 
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _WINDOWS_MARKS = frozenset('<>:"|?*')
@@ -86,7 +87,10 @@ def _refused(path: str) -> str | None:
             return "holds a control character"
         if character in _BIDI:
             return "holds a mark that turns the reading direction"
-    for part in path.split("/"):
+    parts = path.split("/")
+    if len(parts) > MAX_PARTS:
+        return f"has more than {MAX_PARTS} parts"
+    for part in parts:
         if part in ("", ".", ".."):
             return "has an empty part, `.` or `..`"
         if len(part.encode()) > MAX_PART:

@@ -17,18 +17,19 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-# The eight points of small order (RFC 7748 §7): such a "key" accepts signatures that nobody made.
+_SIGN_BIT = 1 << 255  # of x, in a point's encoding (RFC 8032 §5.1.2)
+# The y of the points of small order: such a "key" accepts signatures that nobody made. The last two are 0 and 1,
+# written as p and p + 1, which RFC 8032 forbids and OpenSSL reads; libsodium refuses the same seven.
 _SMALL_ORDER = frozenset(
-    bytes.fromhex(point)
-    for point in (
-        "0100000000000000000000000000000000000000000000000000000000000000",
-        "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
-        "0000000000000000000000000000000000000000000000000000000000000080",
+    int.from_bytes(bytes.fromhex(y), "little")
+    for y in (
         "0000000000000000000000000000000000000000000000000000000000000000",
+        "0100000000000000000000000000000000000000000000000000000000000000",
         "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
-        "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac03fa",
         "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
-        "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc85",
+        "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+        "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+        "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
     )
 )
 _CURVES: Mapping[str, tuple[type[ec.EllipticCurve], hashes.HashAlgorithm]] = {
@@ -90,7 +91,8 @@ def signers(
 def _verifier(key: PublicKey) -> Callable[[bytes, bytes], bool] | None:
     try:
         if key.scheme == "ed25519":
-            return None if key.public in _SMALL_ORDER else _ed25519(Ed25519PublicKey.from_public_bytes(key.public))
+            is_small = int.from_bytes(key.public, "little") & ~_SIGN_BIT in _SMALL_ORDER
+            return None if is_small else _ed25519(Ed25519PublicKey.from_public_bytes(key.public))
         if key.scheme in _CURVES:
             curve, digest = _CURVES[key.scheme]
             loaded = load_der_public_key(key.public)

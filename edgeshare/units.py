@@ -9,7 +9,8 @@ import re
 
 _SIZES = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 _RATES = {"bit/s": 1, "kbit/s": 10**3, "Mbit/s": 10**6, "Gbit/s": 10**9}
-_NUMBER = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z/]+)")
+_NUMBER = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z/]+)")
+_MOST = 2**60  # bytes, or bits a second: what is larger was mistyped
 
 
 def parse_size(text: str) -> int:
@@ -57,4 +58,7 @@ def _parse(text: str, units: dict[str, int], example: str) -> float:
     if match is None or match[2] not in units:
         known = ", ".join(units)
         raise ValueError(f"{text!r} is not a number with a unit ({known}), like {example!r}")
-    return float(match[1]) * units[match[2]]
+    amount = float(match[1]) * units[match[2]]
+    if amount > _MOST:
+        raise ValueError(f"{text[:40]!r} is more than any machine has")
+    return amount

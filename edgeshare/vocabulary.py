@@ -70,9 +70,9 @@ def parse(text: str) -> Vocabulary:
     try:
         whole = tomllib.loads(text)
         if whole["version"] != 1:
-            raise ConfigError(f"this vocabulary has version {whole['version']}", hint="edgeshare reads version 1")
+            raise ConfigError(f"this vocabulary has version {whole['version']!r}", hint="edgeshare reads version 1")
         return Vocabulary(levels=_terms(whole["levels"]), subjects=_terms(whole["subjects"]))
-    except (tomllib.TOMLDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(f"this is no vocabulary ({error})", hint="see vocabulary.toml in the package") from error
 
 

@@ -13,13 +13,13 @@ from edgeshare import vocabulary
 from edgeshare.cli.output import print_json, say
 from edgeshare.manifest import lesson_id
 from edgeshare.publish.keys import Keys
-from edgeshare.publish.repository import Released, create_repository, open_repository
+from edgeshare.publish.repository import Released, create_repository, open_repository, refresh_repository
 from edgeshare.units import size
 
-_repository = click.argument("repository", metavar="REPO", type=click.Path(path_type=Path, file_okay=False))
+_repository = click.argument("repository", metavar="REPO", type=click.Path(path_type=Path))
 _keys = click.option(
     "--keys",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=click.Path(path_type=Path),
     required=True,
     help="The folder of private keys; keep it outside the repository.",
 )
@@ -77,12 +77,16 @@ def add(repository: Path, folder: Path, keys: Path, as_json: bool) -> None:
                 "id": manifest.id,
                 "version": manifest.version,
                 "unchanged": staged.is_unchanged,
+                "staged": staged.is_waiting,
                 "info_hash": manifest.info_hash.hex(),
                 "files": manifest.files,
                 "size": manifest.size,
                 "warnings": list(staged.warnings),
             }
         )
+    elif staged.is_unchanged and staged.is_waiting:
+        what = f"{manifest.id} is unchanged, and staged as version {manifest.version}"
+        click.echo(f"{what}; publish it with `edgeshare publish release`")
     elif staged.is_unchanged:
         click.echo(f"{manifest.id} is unchanged, version {manifest.version}: nothing to do")
     else:
@@ -103,8 +107,11 @@ def withdraw(repository: Path, lesson: str, reason: str, keys: Path) -> None:
       edgeshare publish withdraw /srv/lessons maths-6e-fractions --reason "Une erreur page 3" --keys /root/keys
     """
     with open_repository(repository, Keys(keys)) as opened:
-        opened.withdraw(lesson_id(lesson), reason)
-    click.echo(f"staged the withdrawal of {lesson}; publish it with `edgeshare publish release`")
+        needs_release = opened.withdraw(lesson_id(lesson), reason)
+    if needs_release:
+        click.echo(f"staged the withdrawal of {lesson}; publish it with `edgeshare publish release`")
+    else:
+        click.echo(f"{lesson} was only staged, and no longer is: nothing to release")
 
 
 @publish.command()
@@ -116,7 +123,8 @@ def withdraw(repository: Path, lesson: str, reason: str, keys: Path) -> None:
 def release(repository: Path, keys: Path, origins: tuple[str, ...], trackers: tuple[str, ...], as_json: bool) -> None:
     """Sign and publish what is staged: new catalogues, snapshot, timestamp.
 
-    Without --origin or --tracker, those of the last release stay.
+    Without --origin or --tracker, those of the last release stay. Metadata that is past half of its life is signed
+    anew, as far as its keys are there.
 
     \b
     Example:
@@ -130,7 +138,7 @@ def release(repository: Path, keys: Path, origins: tuple[str, ...], trackers: tu
     for warning in released.warnings:
         say(f"warning: {warning}; release again before, with the key that signs it")
     if not released.catalogues:
-        click.echo("nothing is staged: nothing to release")
+        click.echo(f"nothing is staged: nothing to release; fresh until {released.expires:%Y-%m-%d}")
         return
     for lesson in released.lessons:
         click.echo(f"{lesson.id}, version {lesson.version}: {size(lesson.size)}")
@@ -147,17 +155,18 @@ def release(repository: Path, keys: Path, origins: tuple[str, ...], trackers: tu
 def refresh(repository: Path, keys: Path, as_json: bool) -> None:
     """Sign a new timestamp, so that nodes know the repository is alive; a timer runs this.
 
+    Of the keys only timestamp.pem is used.
+
     \b
     Example:
       edgeshare publish refresh /srv/lessons --keys /root/keys
     """
-    with open_repository(repository, Keys(keys)) as opened:
-        released = opened.refresh(_now())
+    released = refresh_repository(repository, Keys(keys), _now())
     if as_json:
         _print_released(released)
         return
     for warning in released.warnings:
-        say(f"warning: {warning}")
+        say(f"warning: {warning}; `edgeshare publish release` renews it")
     click.echo(f"fresh until {released.expires:%Y-%m-%d}")
 
 
@@ -186,9 +195,10 @@ def _progress(name: str) -> Iterator[Callable[[int], None]]:
         yield lambda count: None
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task(f"reading {name}", total=None)
+        bar = progress.add_task(f"reading {escape(name)}", total=None)
         yield lambda count: progress.advance(bar, count)

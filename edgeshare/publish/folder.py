@@ -14,7 +14,7 @@ import attrs
 
 from edgeshare.config import nearest
 from edgeshare.errors import LessonError, ManifestError
-from edgeshare.manifest import LessonManifest, structure
+from edgeshare.manifest import LessonManifest, shown, structure
 from edgeshare.paths import MAX_FILES, unsafe, windows_warnings
 from edgeshare.vocabulary import Vocabulary
 
@@ -65,21 +65,24 @@ def read_folder(root: Path, vocabulary: Vocabulary) -> LessonFolder:
     Raises:
         LessonError: it cannot be published; the message says why and what to change.
     """
+    if not root.is_dir():
+        what = "is not a folder" if os.path.lexists(root) else "does not exist"
+        raise LessonError(f"{_shown(root)} {what}", hint=f"name a folder that holds a {DESCRIPTION}")
     fields = _fields(root)
     files = tuple(sorted(_files(root), key=lambda file: file.path))
     total = sum(file.size for file in files)
     if not files:
-        raise LessonError(f"{root} holds no files besides {DESCRIPTION}", hint="put the lesson's pages there")
+        raise LessonError(f"{_shown(root)} holds no files besides {DESCRIPTION}", hint="put the lesson's pages there")
     if not total:
-        raise LessonError(f"all files in {root} are empty", hint="put the lesson's pages there")
+        raise LessonError(f"all files in {_shown(root)} are empty", hint="put the lesson's pages there")
     if refused := unsafe(file.path for file in files):
-        raise LessonError(f"{root}: the file {refused.path!r} {refused.reason}", hint="rename it")
+        raise LessonError(f"{_shown(root)}: the file {refused.path!r} {refused.reason}", hint="rename it")
     _structured(root, fields | {"version": 1, "publisher": "p", "info_hash": bytes(32), "size": total, "files": 1})
     start = fields["start"]
     if start not in {file.path for file in files}:
         close = nearest(start, (file.path for file in files))
         hint = f"did you mean {close!r}?" if close else "name the file that a browser opens first"
-        raise LessonError(f"{root}: there is no file {start!r} to `start` with", hint=hint)
+        raise LessonError(f"{_shown(root)}: there is no file {start!r} to `start` with", hint=hint)
     warnings = [f"{each.path!r}: {each.reason}" for each in windows_warnings(file.path for file in files)]
     for key, known in (("levels", vocabulary.levels), ("subjects", vocabulary.subjects)):
         for code in fields[key]:
@@ -91,17 +94,20 @@ def read_folder(root: Path, vocabulary: Vocabulary) -> LessonFolder:
 
 
 def _fields(root: Path) -> dict[str, Any]:
-    path = root / DESCRIPTION
-    try:
-        if path.stat().st_size > _MAX_DESCRIPTION:
-            raise LessonError(f"{path} is larger than {_MAX_DESCRIPTION} bytes", hint="it only describes the lesson")
-        whole = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError) as error:
+    path = _shown(root / DESCRIPTION)
+    if not os.path.lexists(root / DESCRIPTION):
         hint = "describe the lesson in one; manifests/lessons has examples"
-        raise LessonError(f"{root} has no {DESCRIPTION}", hint=hint) from error
+        raise LessonError(f"{_shown(root)} has no {DESCRIPTION}", hint=hint)
+    target, status = _target(root / DESCRIPTION, Path(os.path.realpath(root)))
+    if not stat.S_ISREG(status.st_mode):
+        raise LessonError(f"{path} is not a file", hint="write the lesson's description there")
+    if status.st_size > _MAX_DESCRIPTION:
+        raise LessonError(f"{path} is larger than {_MAX_DESCRIPTION} bytes", hint="it only describes the lesson")
+    try:
+        whole = tomllib.loads(target.read_text(encoding="utf-8"))
     except OSError as error:
         raise LessonError(f"cannot read {path} ({error.strerror})", hint="check its permissions") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise LessonError(f"{path} is not TOML in UTF-8", hint=str(error)) from error
     if "subject" in whole:  # the old name
         subject = whole.pop("subject")
@@ -110,7 +116,7 @@ def _fields(root: Path) -> dict[str, Any]:
         if key not in _KEYS:
             close = nearest(key, _KEYS)
             hint = f"did you mean `{close}`?" if close else f"known keys: {', '.join(sorted(_KEYS))}"
-            raise LessonError(f"{path}: unknown key `{key}`", hint=hint)
+            raise LessonError(f"{path}: unknown key `{shown(key)[1:-1]}`", hint=hint)
     for key, value in whole.items():
         if isinstance(value, datetime):
             if value.tzinfo is None:
@@ -126,53 +132,66 @@ def _structured(root: Path, fields: dict[str, Any]) -> LessonManifest:
         return structure(fields, LessonManifest)
     except ManifestError as error:
         reason = str(error).removeprefix("the manifest is refused, ")
-        raise LessonError(f"{root / DESCRIPTION}: {reason}", hint=None) from error
+        raise LessonError(f"{_shown(root / DESCRIPTION)}: {reason}") from error
 
 
 def _files(root: Path) -> Iterator[SourceFile]:
     """Every file below `root`; links that stay inside are followed."""
     real = Path(os.path.realpath(root))
-    count = 0
+    count = folders = 0
     pending: list[tuple[Path, str, tuple[Path, ...]]] = [(root, "", (real,))]
     while pending:
         folder, above, inside_of = pending.pop()
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError as error:
-            raise LessonError(
-                f"cannot read the folder {folder} ({error.strerror})", hint="check permissions"
-            ) from error
+            what = f"cannot read the folder {_shown(folder)} ({error.strerror})"
+            raise LessonError(what, hint="check its permissions") from error
         for entry in entries:
             path = _name(folder, entry.name, above)
             if path == DESCRIPTION:
                 continue
-            target, status = _target(Path(entry.path), real)
+            if entry.is_symlink():
+                target, status = _target(Path(entry.path), real)
+            else:
+                target, status = inside_of[-1] / entry.name, entry.stat(follow_symlinks=False)
             if stat.S_ISDIR(status.st_mode):
                 if target in inside_of:
-                    raise LessonError(f"the link {entry.path} leads to a folder around it", hint="remove it")
+                    raise LessonError(f"the link {_shown(entry.path)} leads to a folder around it", hint="remove it")
+                folders += 1
+                if folders > MAX_FILES:  # a few links among empty folders can make ever more of them
+                    what = f"{_shown(root)} holds more than {MAX_FILES} folders"
+                    raise LessonError(what, hint="remove the links among them")
                 pending.append((Path(entry.path), f"{path}/", (*inside_of, target)))
             elif stat.S_ISREG(status.st_mode):
                 count += 1
                 if count > MAX_FILES:
-                    raise LessonError(f"{root} holds more than {MAX_FILES} files", hint="make several lessons of it")
+                    what = f"{_shown(root)} holds more than {MAX_FILES} files"
+                    raise LessonError(what, hint="make several lessons of it")
                 yield SourceFile(path, target, status.st_size)
             else:
-                raise LessonError(f"{entry.path} is not a file or a folder", hint="remove it")
+                raise LessonError(f"{_shown(entry.path)} is not a file or a folder", hint="remove it")
 
 
 def _name(folder: Path, name: str, above: str) -> str:
     try:
         return above + os.fsencode(name).decode()
     except UnicodeDecodeError as error:
-        shown = ascii(os.fsencode(name))[1:]
-        raise LessonError(f"the name {shown} in {folder} is not UTF-8", hint="rename it") from error
+        what = f"the name {ascii(os.fsencode(name))[1:]} in {_shown(folder)} is not UTF-8"
+        raise LessonError(what, hint="rename it") from error
 
 
 def _target(path: Path, real_root: Path) -> tuple[Path, os.stat_result]:
     target = Path(os.path.realpath(path))
     if not target.is_relative_to(real_root):
-        raise LessonError(f"the link {path} leaves the lesson's folder", hint="put a copy in its place")
+        raise LessonError(f"the link {_shown(path)} leaves the lesson's folder", hint="put a copy in its place")
     try:
         return target, target.stat()
     except OSError as error:
-        raise LessonError(f"cannot read {path} ({error.strerror})", hint="mend or remove it") from error
+        raise LessonError(f"cannot read {_shown(path)} ({error.strerror})", hint="mend or remove it") from error
+
+
+def _shown(path: Path | str) -> str:
+    """A path as it may stand in a message of one line."""
+    text = str(path)
+    return text if text.isprintable() else ascii(text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from securesystemslib.signer import CryptoSigner
 
@@ -21,6 +22,10 @@ class Keys:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+
+    def is_inside(self, folder: Path) -> bool:
+        """Whether the keys lie somewhere in `folder`, where a web server would hand them out."""
+        return Path(os.path.realpath(self._folder)).is_relative_to(os.path.realpath(folder))
 
     def make(self, *names: str) -> None:
         """Make those keys that are not there yet, Ed25519, readable by their owner alone.
@@ -47,6 +52,10 @@ class Keys:
             hint = "give --keys a folder that you can write"
             raise TrustError(f"cannot make keys in {self._folder} ({error.strerror})", hint=hint) from error
 
+    def has(self, name: str) -> bool:
+        """Whether the key `name` is in the folder."""
+        return self._path(name).exists()
+
     def signer(self, name: str) -> CryptoSigner:
         """What signs with the key `name`.
 
@@ -62,10 +71,9 @@ class Keys:
         except OSError as error:
             hint = "give --keys the folder that `publish init` made"
             raise TrustError(f"cannot read the key {path} ({error.strerror})", hint=hint) from error
-        except (ValueError, TypeError) as error:
-            raise TrustError(
-                f"{path} is not a private key that can be used", hint="restore it from a backup"
-            ) from error
+        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+            hint = "it must be an Ed25519 key in PEM, without a password; restore it from a backup"
+            raise TrustError(f"{path} is not a private key that can be used", hint=hint) from error
 
     def lesson_key(self, publisher: str) -> PublicKey:
         """The public half of the key that signs a publisher's manifests."""

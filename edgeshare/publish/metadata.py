@@ -1,11 +1,13 @@
 """The repository's TUF metadata: made, read, signed and written in an order that never shows a half-made edition.
 
-Root and targets are made once; a publisher is a delegated role that may sign `catalogue/<publisher>/*`. Versioned
-files are written first and mean nothing until `timestamp.json`, last, names them.
+A publisher is a delegated role that may sign `catalogue/<publisher>/*`. Versioned files are written first and mean
+nothing until `timestamp.json`, last, names them (root's aside, which stands for itself). A release renews the publisher
+and the snapshot; it renews root and targets too when half of their life is over and their keys are at hand.
 """
 
 from __future__ import annotations
 
+import copy
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
@@ -54,19 +56,22 @@ class RepositoryMetadata:
     snapshot: Metadata[Snapshot]
     timestamp: Metadata[Timestamp]
 
-    def expiring(self, now: datetime) -> list[str]:
-        """One line for each role with less than half of its life left, the timestamp aside."""
-        expiries = {
+    @property
+    def expires(self) -> datetime:
+        """When the first of the roles expires: from then on nodes take nothing new."""
+        return min([self.timestamp.signed.expires, *self._expiries().values()])
+
+    def ageing(self, now: datetime) -> dict[str, datetime]:
+        """The roles that a release renews and that have less than half of their life left, and when they expire."""
+        return {name: expires for name, expires in self._expiries().items() if expires - now < LIFETIMES[name] / 2}
+
+    def _expiries(self) -> dict[str, datetime]:
+        return {
             "root": self.root.signed.expires,
             "targets": self.targets.signed.expires,
-            "snapshot": self.snapshot.signed.expires,
             "publisher": self.role.signed.expires,
+            "snapshot": self.snapshot.signed.expires,
         }
-        return [
-            f"the {name} metadata expires on {expires:%Y-%m-%d}"
-            for name, expires in expiries.items()
-            if expires - now < LIFETIMES[name] / 2
-        ]
 
 
 def create(folder: Path, keys: Keys, publisher: str, now: datetime) -> RepositoryMetadata:
@@ -119,25 +124,66 @@ def read(folder: Path) -> RepositoryMetadata:
         role = Metadata[Targets].from_bytes(read_one(f"{meta[f'{publisher}.json'].version}.{publisher}"))
         newest = max(int(path.name.split(".")[0]) for path in folder.glob("[0-9]*.root.json"))
         root = Metadata[Root].from_bytes(read_one(f"{newest}.root"))
-    except (TufError, OSError, KeyError, ValueError) as error:
+    except FileNotFoundError as error:
         hint = "make one with `edgeshare publish init`"
-        raise RepositoryError(f"{folder.parent} is not a repository ({type(error).__name__})", hint=hint) from error
+        raise RepositoryError(f"{folder.parent} is not a repository", hint=hint) from error
+    except OSError as error:
+        what = f"the repository's metadata in {folder} cannot be read ({error.strerror})"
+        raise RepositoryError(what, hint="check its permissions") from error
+    except (TufError, KeyError, ValueError) as error:
+        what = f"the repository's metadata in {folder} is not what was published ({type(error).__name__})"
+        raise RepositoryError(what, hint="restore the repository from a backup or a mirror") from error
     return RepositoryMetadata(
         publisher=publisher, root=root, targets=targets, role=role, snapshot=snapshot, timestamp=timestamp
     )
 
 
+def files(current: RepositoryMetadata) -> frozenset[str]:
+    """The names of the versioned files that hold what the repository says now."""
+    roles = (("root", current.root), ("targets", current.targets), (current.publisher, current.role))
+    return frozenset(
+        [f"{role.signed.version}.{name}.json" for name, role in roles]
+        + [f"{current.snapshot.signed.version}.snapshot.json"]
+    )
+
+
+def next_files(current: RepositoryMetadata) -> frozenset[str]:
+    """The names of the files that a release may write and that mean nothing until the timestamp names them."""
+    versions = {
+        "targets": current.targets.signed.version,
+        current.publisher: current.role.signed.version,
+        "snapshot": current.snapshot.signed.version,
+    }
+    return frozenset(f"{version + 1}.{name}.json" for name, version in versions.items())
+
+
 def release(
     folder: Path, current: RepositoryMetadata, targets: dict[str, TargetFile], keys: Keys, now: datetime
 ) -> RepositoryMetadata:
-    """Sign and write the next edition of the publisher's role with all its `targets`; the last write publishes it."""
+    """Sign and write the next edition of the publisher's role with all its `targets`; the last write publishes it.
+
+    `next_files` names what this writes before.
+    """
+    ageing = current.ageing(now)
+    renewed = {name for name in ("root", "targets") if name in ageing and keys.has(name)}
     version = current.role.signed.version + 1
-    role = Metadata(Targets(version=version, expires=now + LIFETIMES["publisher"], targets=targets))
-    snapshot = Snapshot(version=current.snapshot.signed.version + 1, expires=now + LIFETIMES["snapshot"])
-    snapshot.meta = current.snapshot.signed.meta | {f"{current.publisher}.json": MetaFile(version)}
-    timestamp = _timestamp(current.timestamp.signed.version + 1, now)
-    following = attrs.evolve(current, role=role, snapshot=Metadata(snapshot), timestamp=Metadata(timestamp))
+    following = attrs.evolve(
+        current,
+        root=_next(current.root, now, "root") if "root" in renewed else current.root,
+        targets=_next(current.targets, now, "targets") if "targets" in renewed else current.targets,
+        role=Metadata(Targets(version=version, expires=now + LIFETIMES["publisher"], targets=targets)),
+        snapshot=_next(current.snapshot, now, "snapshot"),
+        timestamp=Metadata(_timestamp(current.timestamp.signed.version + 1, now)),
+    )
+    following.snapshot.signed.meta |= {
+        "targets.json": MetaFile(following.targets.signed.version),
+        f"{current.publisher}.json": MetaFile(version),
+    }
+    if "targets" in renewed:
+        _write(folder, "targets", following.targets, keys)
     _write(folder, current.publisher, following.role, keys)
+    if "root" in renewed:  # the same keys for longer: right on its own, whatever happens to the rest
+        _write(folder, "root", following.root, keys)
     _commit(folder, following, keys)
     return following
 
@@ -149,6 +195,14 @@ def refresh(folder: Path, current: RepositoryMetadata, keys: Keys, now: datetime
     timestamp.sign(keys.signer("timestamp"))
     put(folder / "timestamp.json", timestamp.to_bytes(JSONSerializer()))
     return attrs.evolve(current, timestamp=timestamp)
+
+
+def _next(metadata: Metadata[_Signed], now: datetime, role: str) -> Metadata[_Signed]:
+    """The next version of `metadata`, with a new life and no signature yet."""
+    signed = copy.deepcopy(metadata.signed)
+    signed.version += 1
+    signed.expires = now + LIFETIMES[role]
+    return Metadata(signed)
 
 
 def _timestamp(version: int, now: datetime) -> Timestamp:

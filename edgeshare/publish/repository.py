@@ -1,21 +1,12 @@
 """A publisher's repository: lessons are staged, then released together as new editions of their catalogues.
 
-```
-REPO/metadata/  targets/  content/  torrents/  tracker/    what an origin serves (manifests/FORMAT.md)
-REPO/.edgeshare/staged/<id>.manifest | <id>.withdrawal     what the next release will publish
-REPO/.edgeshare/incoming/                                  copies under way; emptied by the next run
-REPO/.edgeshare/taken/<id>.<info-hash>                     a mark for each content copied, with a word when published
-REPO/.edgeshare/lock                                       one publisher at a time
-```
 Nothing that is served changes before a release, and a release shows with one rename, of `timestamp.json`. Killed at any
 moment, the repository is the old edition or the new one; the next run clears away what is left of the other.
 """
 
 from __future__ import annotations
 
-import logging
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -25,9 +16,10 @@ import attrs
 from tuf.api.exceptions import RepositoryError as TufError
 from tuf.api.metadata import TargetFile
 
-from edgeshare import host
 from edgeshare.catalogue import (
     FILE_NAME,
+    MAX_CONTENT,
+    MAX_LESSONS,
     Edition,
     SignedLesson,
     Withdrawal,
@@ -36,7 +28,8 @@ from edgeshare.catalogue import (
     read_edition,
     withdrawn,
 )
-from edgeshare.errors import EdgeshareError, LessonError, RepositoryError
+from edgeshare.config import nearest
+from edgeshare.errors import EdgeshareError, LessonError, ManifestError, RepositoryError, TrustError
 from edgeshare.hashtree import FileHasher
 from edgeshare.library.content import put
 from edgeshare.manifest import (
@@ -47,18 +40,17 @@ from edgeshare.manifest import (
     lesson_id,
     read_catalogue,
     read_lesson,
+    shown,
 )
 from edgeshare.publish import metadata as tuf
 from edgeshare.publish.content import copy_content
 from edgeshare.publish.folder import LessonFolder, read_folder
 from edgeshare.publish.keys import TOP_ROLES, Keys
-from edgeshare.publish.torrent import Torrent, assemble, piece_length, tracker_hashes, with_trackers
-from edgeshare.trust import hashed_target, lesson_keys, target_path, vouching
+from edgeshare.publish.places import Places
+from edgeshare.publish.torrent import Torrent, assemble, layout_of, piece_length
+from edgeshare.targets import lesson_keys, target_path, vouching
+from edgeshare.units import size
 from edgeshare.vocabulary import Vocabulary, is_code
-
-logger = logging.getLogger(__name__)
-
-_SERVED = ("metadata", "targets", "content", "torrents", "tracker")
 
 
 @attrs.frozen(kw_only=True)
@@ -66,7 +58,8 @@ class Staged:
     """What adding a lesson did."""
 
     manifest: LessonManifest
-    is_unchanged: bool
+    is_unchanged: bool  # it was staged, or published, just so
+    is_waiting: bool  # the next release publishes it
     warnings: tuple[str, ...]
 
 
@@ -78,7 +71,7 @@ class Released:
     lessons: tuple[LessonManifest, ...]  # new or in a new version
     withdrawn: tuple[LessonId, ...]
     warnings: tuple[str, ...]
-    expires: datetime  # of the timestamp
+    expires: datetime  # when nodes stop taking anything new, unless it is renewed before
 
 
 @attrs.frozen(kw_only=True)
@@ -90,20 +83,31 @@ class _Catalogue:
     target: TargetFile
 
 
+@attrs.frozen(kw_only=True)
+class _Draft:
+    """A catalogue's next edition with the bytes of its files, none of them written yet."""
+
+    catalogue: _Catalogue
+    raw: bytes  # the manifest file
+    content: bytes
+    torrent: Torrent
+
+
 class Repository:
     """The repository in one folder, locked for this process; made by `open_repository`."""
 
     def __init__(self, root: Path, keys: Keys) -> None:
-        self._root = root
+        self._places = Places(root)
         self._keys = keys
-        self._work = root / ".edgeshare"
-        self._metadata = tuf.read(root / "metadata")
+        self._metadata = tuf.read(self._places.metadata)
         self._lesson_key = keys.lesson_key(self._metadata.publisher)
         self._catalogues = dict(self._published())
         self._clear_left_overs()
 
     def add(self, folder: Path, vocabulary: Vocabulary, report: Callable[[int], None] = lambda count: None) -> Staged:
         """Stage the lesson in `folder`, or its next version; the same content and description stage nothing.
+
+        A withdrawal of it that is staged is dropped, with a warning.
 
         Raises:
             LessonError: the folder cannot be published.
@@ -112,88 +116,95 @@ class Repository:
         lesson = read_folder(folder, vocabulary)
         known = self._known()
         published = known.get(LessonId(lesson.fields["id"]))
-        if gone := withdrawn(c.edition for c in self._catalogues.values()).get(LessonId(lesson.fields["id"])):
+        if gone := self._gone().get(LessonId(lesson.fields["id"])):
             raise LessonError(f"{gone.id} was withdrawn ({gone.why})", hint="publish it under another id")
-        incoming = self._work / "incoming" / os.urandom(8).hex()
-        with _written(self._root):
-            incoming.mkdir(parents=True)
-            torrent = self._take(lesson, incoming, report)
+        with self._places.written():
+            torrent = self._take(lesson, report)
             manifest = lesson.manifest(
                 version=published.manifest.version if published else 1,
                 publisher=self._metadata.publisher,
                 info_hash=torrent.info_hash,
                 size=torrent.size,
             )
-            staged = self._staged_path(manifest.id)
+            staged, warnings = self._places.staged(manifest.id), lesson.warnings
+            if self._places.withdrawal(manifest.id).exists():
+                self._places.withdrawal(manifest.id).unlink()
+                warnings += (f"the withdrawal of {manifest.id} was staged, and is dropped",)
             if published and manifest == published.manifest:
                 staged.unlink(missing_ok=True)  # it was changed, staged, and changed back
-                return Staged(manifest=manifest, is_unchanged=True, warnings=lesson.warnings)
+                return Staged(manifest=manifest, is_unchanged=True, is_waiting=False, warnings=warnings)
             if published:
                 manifest = attrs.evolve(manifest, version=published.manifest.version + 1)
             if any(waiting.manifest == manifest for waiting in self._staged()):
-                return Staged(manifest=manifest, is_unchanged=True, warnings=lesson.warnings)
-            put(staged, self._keys.sign_manifest(self._metadata.publisher, manifest))
-            return Staged(manifest=manifest, is_unchanged=False, warnings=lesson.warnings)
+                return Staged(manifest=manifest, is_unchanged=True, is_waiting=True, warnings=warnings)
+            put(staged, self._signed(manifest))
+            return Staged(manifest=manifest, is_unchanged=False, is_waiting=True, warnings=warnings)
 
-    def withdraw(self, lesson: LessonId, why: str) -> None:
+    def withdraw(self, lesson: LessonId, why: str) -> bool:
         """Stage the withdrawal of a published lesson, `why` for its readers; a staged version of it is dropped.
 
+        Returns:
+            Whether a release is needed: not for a lesson that was only staged.
+
         Raises:
-            RepositoryError: no such lesson is published or staged.
+            RepositoryError: no such lesson is published or staged, or the reason is too long.
         """
-        gone = Withdrawal(id=lesson, why=why, since=1)
-        was_staged = self._staged_path(lesson).exists()
-        with _written(self._root):
-            self._staged_path(lesson).unlink(missing_ok=True)
+        try:
+            gone = Withdrawal(id=lesson, why=why, since=1)
+            reason = gone.why.encode()
+        except ValueError as error:
+            raise RepositoryError(str(error), hint="say why in a sentence") from error
+        was_staged = self._places.staged(lesson).exists()
+        with self._places.written():
+            self._places.staged(lesson).unlink(missing_ok=True)
             if lesson in self._known():
-                put(self._work / "staged" / f"{lesson}.withdrawal", gone.why.encode())
-            elif not was_staged:
-                names = ", ".join(sorted(self._known())) or "none"
-                raise RepositoryError(f"no lesson {lesson} is published here", hint=f"published: {names}")
+                put(self._places.withdrawal(lesson), reason)
+                return True
+            if not was_staged:
+                close = nearest(lesson, self._known())
+                hint = f"did you mean {close}?" if close else "`edgeshare publish add` prints a lesson's id"
+                raise RepositoryError(f"no lesson {lesson} is published here", hint=hint)
+            return False
 
     def release(
         self, now: datetime, *, origins: Sequence[str] | None = None, trackers: Sequence[str] | None = None
     ) -> Released:
         """Publish everything staged; `origins` and `trackers` stay as they were where None.
 
+        Metadata that is past half of its life is renewed, also when nothing is staged.
+
         Raises:
-            RepositoryError: the repository cannot be written.
+            RepositoryError: the repository cannot be written, what was staged is not there, or a URL is none.
+            TrustError: a key is missing.
         """
-        with _written(self._root):
+        with self._places.written():
+            for name in (self._metadata.publisher, "snapshot", "timestamp"):
+                self._keys.signer(name)  # a key that is missing is missed before anything is written
             staged, leaving = self._staged(), self._leaving()
+            for item in staged:
+                if not self._places.has_whole(item.manifest.info_hash):  # `add` flushes nothing to the disk
+                    what = f"the content of {item.manifest.id}, which is staged, is not whole"
+                    raise RepositoryError(what, hint="add it again, then release")
             new = self._editions(staged, leaving, now, origins, trackers)
-            changed = {item.manifest.id: item.manifest for item in staged}
-            if new:
+            if new or self._metadata.ageing(now):
                 self._publish(new, now)
-            return Released(
-                catalogues=tuple(item.manifest for item in new),
-                lessons=tuple(changed.values()),
+            return _released(
+                self._metadata,
+                now,
+                catalogues=tuple(item.catalogue.manifest for item in new),
+                lessons=tuple(item.manifest for item in staged),
                 withdrawn=tuple(leaving),
-                warnings=tuple(self._metadata.expiring(now)),
-                expires=self._metadata.timestamp.signed.expires,
             )
 
-    def refresh(self, now: datetime) -> Released:
-        """Renew the timestamp; what is staged stays staged."""
-        with _written(self._root):
-            self._metadata = tuf.refresh(self._root / "metadata", self._metadata, self._keys, now)
-        return Released(
-            catalogues=(),
-            lessons=(),
-            withdrawn=(),
-            warnings=tuple(self._metadata.expiring(now)),
-            expires=self._metadata.timestamp.signed.expires,
-        )
-
     def _published(self) -> Iterator[tuple[str, _Catalogue]]:
-        for path, target in self._metadata.role.signed.targets.items():
-            file = self._root / "targets" / hashed_target(path, target)
+        for target in self._metadata.role.signed.targets.values():
+            file = self._places.target(target)
             try:
                 raw = file.read_bytes()
                 target.verify_length_and_hashes(raw)
                 keys = lesson_keys(target)
                 manifest = read_catalogue(raw, keys)
-                content = (self._content(manifest.info_hash) / FILE_NAME).read_bytes()
+                content = (self._places.content(manifest.info_hash) / FILE_NAME).read_bytes()
                 edition = read_edition(content, manifest.name, manifest.edition, keys)
             except (OSError, TufError, EdgeshareError) as error:
                 hint = "restore the repository from a backup or a mirror"
@@ -203,14 +214,23 @@ class Repository:
     def _known(self) -> dict[LessonId, SignedLesson]:
         return newest(catalogue.edition for catalogue in self._catalogues.values())
 
+    def _gone(self) -> dict[LessonId, Withdrawal]:
+        return withdrawn(catalogue.edition for catalogue in self._catalogues.values())
+
     def _staged(self) -> list[SignedLesson]:
         keys = {self._lesson_key.id: self._lesson_key}
-        raws = [path.read_bytes() for path in sorted((self._work / "staged").glob("*.manifest"))]
-        return [SignedLesson(read_lesson(raw, keys), raw) for raw in raws]
+        found: list[SignedLesson] = []
+        for path in self._places.all_staged():
+            raw = path.read_bytes()
+            try:
+                found.append(SignedLesson(read_lesson(raw, keys), raw))
+            except EdgeshareError as error:
+                hint = "remove it, and add the lesson again"
+                raise RepositoryError(f"{path} is not what was staged ({error.what})", hint=hint) from error
+        return found
 
     def _leaving(self) -> dict[LessonId, str]:
-        paths = sorted((self._work / "staged").glob("*.withdrawal"))
-        return {lesson_id(path.stem): path.read_text(encoding="utf-8") for path in paths}
+        return {lesson_id(path.stem): path.read_text(encoding="utf-8") for path in self._places.all_withdrawals()}
 
     def _editions(
         self,
@@ -219,8 +239,8 @@ class Repository:
         now: datetime,
         origins: Sequence[str] | None,
         trackers: Sequence[str] | None,
-    ) -> list[_Catalogue]:
-        """The catalogues that change, each with its next edition; nothing is written but their content."""
+    ) -> list[_Draft]:
+        """The catalogues that change, each with its next edition; nothing is written."""
         lessons = self._known() | {item.manifest.id: item for item in staged}
         for gone in leaving:
             lessons.pop(gone, None)
@@ -228,7 +248,7 @@ class Repository:
         kept_origins = first.manifest.origins if first else ()
         kept_trackers = first.manifest.trackers if first else ()
         names = set(self._catalogues).union(*(item.manifest.catalogues for item in lessons.values()))
-        new: list[_Catalogue] = []
+        new: list[_Draft] = []
         for name in sorted(names):
             before = self._catalogues.get(name)
             number = before.manifest.edition + 1 if before else 1
@@ -239,53 +259,56 @@ class Repository:
                 lessons=tuple(sorted(listed, key=lambda item: item.manifest.id)),
                 withdrawn=_withdrawals(before.edition if before else None, leaving, number),
             )
-            manifest = CatalogueManifest(
-                name=name,
-                edition=number,
-                info_hash=InfoHash(bytes(32)),
-                size=1,
-                issued=now,
-                origins=kept_origins if origins is None else tuple(origins),
-                trackers=kept_trackers if trackers is None else tuple(trackers),
-            )
+            try:
+                manifest = CatalogueManifest(
+                    name=name,
+                    edition=number,
+                    info_hash=InfoHash(bytes(32)),
+                    size=1,
+                    issued=now,
+                    origins=kept_origins if origins is None else tuple(origins),
+                    trackers=kept_trackers if trackers is None else tuple(trackers),
+                )
+            except ValueError as error:
+                hint = "write an origin like https://lecons.example.fr/, a tracker like udp://lecons.example.fr:6969"
+                raise RepositoryError(str(error), hint=hint) from error
             if before is None or not _is_same(before, edition, manifest):
-                new.append(self._sign_edition(edition, manifest))
+                new.append(self._draft(edition, manifest))
         return new
 
-    def _sign_edition(self, edition: Edition, manifest: CatalogueManifest) -> _Catalogue:
+    def _draft(self, edition: Edition, manifest: CatalogueManifest) -> _Draft:
         content = encode_edition(edition)
+        if len(content) > MAX_CONTENT or len(edition.lessons) > MAX_LESSONS:
+            what = f"the catalogue {edition.name} has {len(edition.lessons)} lessons in {size(len(content))}"
+            raise RepositoryError(what, hint=f"nodes read {MAX_LESSONS} in {size(MAX_CONTENT)}; withdraw old ones")
         length = piece_length([len(content)])
         hasher = FileHasher(length)
         hasher.update(content)
         torrent = assemble(edition.name.replace("/", "-"), length, [hasher.finish(FILE_NAME)], manifest.trackers)
-        folder = self._content(torrent.info_hash)
-        folder.mkdir(exist_ok=True)
-        put(folder / FILE_NAME, content)
-        put(self._torrent(torrent.info_hash), torrent.encoded)
         manifest = attrs.evolve(manifest, info_hash=torrent.info_hash, size=len(content))
         raw = self._keys.sign_manifest(self._metadata.publisher, manifest)
-        path = target_path(edition.name)
-        target = TargetFile.from_data(path, raw, ["sha256"])
+        target = TargetFile.from_data(target_path(edition.name), raw, ["sha256"])
         target.unrecognized_fields["custom"] = vouching(self._lesson_key)
-        served = self._root / "targets" / hashed_target(path, target)
-        served.parent.mkdir(parents=True, exist_ok=True)
-        put(served, raw)
-        return _Catalogue(manifest=manifest, edition=edition, target=target)
+        catalogue = _Catalogue(manifest=manifest, edition=edition, target=target)
+        return _Draft(catalogue=catalogue, raw=raw, content=content, torrent=torrent)
 
-    def _publish(self, new: Sequence[_Catalogue], now: datetime) -> None:
+    def _publish(self, new: Sequence[_Draft], now: datetime) -> None:
         """Show the new editions: everything they need is on the disk before the timestamp names them."""
-        following = self._catalogues | {item.manifest.name: item for item in new}
+        following = self._catalogues | {item.catalogue.manifest.name: item.catalogue for item in new}
+        self._places.begin_release(
+            self._edition_paths(item.catalogue for item in new)
+            | {self._places.metadata / name for name in tuf.next_files(self._metadata)}
+        )
+        for draft in new:
+            self._places.put_edition(draft.catalogue.target, draft.raw, draft.torrent, draft.content)
         live = self._live(following.values())
-        trackers = new[0].manifest.trackers
-        for info_hash in live:
-            torrent = self._torrent(info_hash)
-            encoded = torrent.read_bytes()
-            if (announcing := with_trackers(encoded, trackers)) != encoded:
-                put(torrent, announcing)
-        self._put_whitelist(live | self._live(self._catalogues.values()))
+        if following:
+            # all catalogues have the trackers of one release
+            self._places.announce(live, next(iter(following.values())).manifest.trackers)
+        self._places.put_whitelist(live | self._live(self._catalogues.values()))
         os.sync()  # the copies that `add` made; once, for all
         targets = {item.target.path: item.target for item in following.values()}
-        self._metadata = tuf.release(self._root / "metadata", self._metadata, targets, self._keys, now)
+        self._metadata = tuf.release(self._places.metadata, self._metadata, targets, self._keys, now)
         self._catalogues = following
         self._clear_left_overs()
 
@@ -301,62 +324,50 @@ class Repository:
 
         A superseded version stays: nodes that have not heard of the next one still fetch it. What was withdrawn goes.
         """
-        shutil.rmtree(self._work / "incoming", ignore_errors=True)
-        known = self._known()
-        gone = withdrawn(catalogue.edition for catalogue in self._catalogues.values())
+        self._places.roll_back(
+            self._edition_paths(self._catalogues.values())
+            | {self._places.metadata / name for name in tuf.files(self._metadata)}
+        )
+        known, gone = self._known(), self._gone()
         for item in self._staged():
             published = known.get(item.manifest.id)
             if published and published.raw == item.raw:
-                self._staged_path(item.manifest.id).unlink()
+                self._places.staged(item.manifest.id).unlink()
         for lesson in self._leaving():
             if lesson in gone:
-                (self._work / "staged" / f"{lesson}.withdrawal").unlink()
+                self._places.withdrawal(lesson).unlink()
         live = self._live(self._catalogues.values())
-        waiting = {item.manifest.info_hash for item in self._staged()}
-        for mark in (self._work / "taken").glob("*.*"):
-            info_hash = InfoHash(bytes.fromhex(mark.suffix[1:]))
-            was_published = mark.stat().st_size > 0
-            if info_hash not in live | waiting and (mark.stem in gone or not was_published):
-                shutil.rmtree(self._content(info_hash), ignore_errors=True)
-                self._torrent(info_hash).unlink(missing_ok=True)
-                mark.unlink()
-            elif info_hash in live and not was_published:
-                put(mark, b"published")
-        self._put_whitelist(live)
+        self._places.clear_contents(live, {item.manifest.info_hash for item in self._staged()}, gone)
+        self._places.put_whitelist(live)
 
-    def _take(self, lesson: LessonFolder, incoming: Path, report: Callable[[int], None]) -> Torrent:
+    def _edition_paths(self, catalogues: Iterable[_Catalogue]) -> set[Path]:
+        return {
+            path
+            for catalogue in catalogues
+            for path in self._places.edition_paths(catalogue.manifest.info_hash, catalogue.target)
+        }
+
+    def _take(self, lesson: LessonFolder, report: Callable[[int], None]) -> Torrent:
         """Copy a lesson's content to its place in the repository, where nothing names it yet."""
         length = piece_length([file.size for file in lesson.files])
-        try:
-            hashed = copy_content(lesson.files, incoming, length, report)
+        with self._places.incoming() as copy:
+            hashed = copy_content(lesson.files, copy, length, report)
             torrent = assemble(lesson.fields["id"], length, hashed)
-            (self._work / "taken" / f"{lesson.fields['id']}.{torrent.info_hash.hex()}").touch()
-            if not self._content(torrent.info_hash).exists():
-                incoming.rename(self._content(torrent.info_hash))
-            if not self._torrent(torrent.info_hash).exists():
-                put(self._torrent(torrent.info_hash), torrent.encoded)
-        finally:
-            shutil.rmtree(incoming, ignore_errors=True)
+            try:
+                layout = layout_of(torrent.encoded)
+            except ManifestError as error:
+                raise LessonError(f"nodes would refuse this lesson, {error.what}", hint="make several of it") from error
+            self._places.keep(LessonId(lesson.fields["id"]), torrent, layout, copy)
         return torrent
 
-    def _put_whitelist(self, live: Iterable[InfoHash]) -> None:
-        """The hashes that a tracker should serve, one a line (opentracker's `access.whitelist`)."""
-        lines = sorted(
-            each for info_hash in live for each in tracker_hashes(self._torrent(info_hash).read_bytes(), info_hash)
-        )
-        text = "".join(f"{line}\n" for line in lines).encode()
-        path = self._root / "tracker" / "whitelist.txt"
-        if not path.exists() or path.read_bytes() != text:
-            put(path, text)
-
-    def _content(self, info_hash: InfoHash) -> Path:
-        return self._root / "content" / info_hash.hex()
-
-    def _torrent(self, info_hash: InfoHash) -> Path:
-        return self._root / "torrents" / f"{info_hash.hex()}.torrent"
-
-    def _staged_path(self, lesson: LessonId) -> Path:
-        return self._work / "staged" / f"{lesson}.manifest"
+    def _signed(self, manifest: LessonManifest) -> bytes:
+        """The manifest's file, read once as a node reads it: what nodes refuse is refused here."""
+        raw = self._keys.sign_manifest(self._metadata.publisher, manifest)
+        try:
+            read_lesson(raw, {self._lesson_key.id: self._lesson_key})
+        except EdgeshareError as error:
+            raise LessonError(f"nodes would refuse this lesson, {error.what}", hint="shorten its texts") from error
+        return raw
 
 
 def create_repository(root: Path, keys: Keys, publisher: str, now: datetime) -> None:
@@ -364,18 +375,21 @@ def create_repository(root: Path, keys: Keys, publisher: str, now: datetime) -> 
 
     Raises:
         RepositoryError: there is one already, or the folder cannot be written.
+        TrustError: the keys cannot be made, or would lie in the repository.
     """
-    if not is_code(publisher):
-        raise RepositoryError(f"{publisher!r} cannot be a publisher's name", hint="use a-z, 0-9 and -, like cned")
-    with _written(root):
-        for folder in (*_SERVED, ".edgeshare/staged", ".edgeshare/taken"):
-            (root / folder).mkdir(parents=True, exist_ok=True)
-        with _locked(root):
-            if (root / "metadata" / "timestamp.json").exists():
-                raise RepositoryError(f"{root} is a repository already", hint="add lessons to it with `publish add`")
-            keys.make(*TOP_ROLES, publisher, f"{publisher}-lessons")
-            put(root / "tracker" / "whitelist.txt", b"")
-            tuf.create(root / "metadata", keys, publisher, now)
+    if not is_code(publisher) or publisher in TOP_ROLES:  # a role of that name would sign what the whole rests on
+        hint = f"use a-z, 0-9 and -, like cned; {', '.join(TOP_ROLES)} are taken"
+        raise RepositoryError(f"{shown(publisher)} cannot be a publisher's name", hint=hint)
+    _refuse_keys_inside(root, keys)
+    places = Places(root)
+    with places.written():
+        places.prepare()
+    with places.locked():
+        if (places.metadata / "timestamp.json").exists():
+            raise RepositoryError(f"{root} is a repository already", hint="add lessons to it with `publish add`")
+        keys.make(*TOP_ROLES, publisher, f"{publisher}-lessons")
+        places.create()
+        tuf.create(places.metadata, keys, publisher, now)
 
 
 @contextmanager
@@ -384,22 +398,63 @@ def open_repository(root: Path, keys: Keys) -> Iterator[Repository]:
 
     Raises:
         RepositoryError: there is none, it is not whole, or another publisher works on it.
+        TrustError: the key for manifests cannot be used, or the keys lie in the repository.
     """
-    if not (root / ".edgeshare").is_dir():
-        raise RepositoryError(f"{root} is not a repository", hint="make one with `edgeshare publish init`")
-    with _locked(root), _written(root):
+    with _opened(root, keys):
         yield Repository(root, keys)
 
 
+def refresh_repository(root: Path, keys: Keys, now: datetime) -> Released:
+    """Renew the timestamp of the repository in `root`, and nothing else; only the key for timestamps is used.
+
+    Raises:
+        RepositoryError: there is none, it cannot be written, or another publisher works on it.
+        TrustError: the key cannot be used, or the keys lie in the repository.
+    """
+    with _opened(root, keys):
+        return _released(tuf.refresh(root / "metadata", tuf.read(root / "metadata"), keys, now), now)
+
+
+@contextmanager
+def _opened(root: Path, keys: Keys) -> Iterator[None]:
+    places = Places(root)
+    if not places.is_repository():
+        raise RepositoryError(f"{root} is not a repository", hint="make one with `edgeshare publish init`")
+    _refuse_keys_inside(root, keys)
+    with places.locked():
+        yield
+
+
+def _refuse_keys_inside(root: Path, keys: Keys) -> None:
+    if keys.is_inside(root):
+        hint = "a web server would hand them out; give --keys a folder elsewhere"
+        raise TrustError(f"the keys lie inside the repository {root}", hint=hint)
+
+
+def _released(
+    metadata: tuf.RepositoryMetadata,
+    now: datetime,
+    *,
+    catalogues: tuple[CatalogueManifest, ...] = (),
+    lessons: tuple[LessonManifest, ...] = (),
+    withdrawn: tuple[LessonId, ...] = (),
+) -> Released:
+    ageing = metadata.ageing(now)
+    return Released(
+        catalogues=catalogues,
+        lessons=lessons,
+        withdrawn=withdrawn,
+        warnings=tuple(f"the {role} metadata expires on {expires:%Y-%m-%d}" for role, expires in ageing.items()),
+        expires=metadata.expires,
+    )
+
+
 def _withdrawals(before: Edition | None, leaving: Mapping[LessonId, str], number: int) -> tuple[Withdrawal, ...]:
+    """What the edition after `before` withdraws: also what it does not list, but may have in an older version."""
     if before is None:
         return ()
     listed = {item.manifest.id: item for item in before.lessons}
-    new = [
-        Withdrawal(id=gone, why=why, since=number, lesson=listed[gone])
-        for gone, why in leaving.items()
-        if gone in listed
-    ]
+    new = [Withdrawal(id=gone, why=why, since=number, lesson=listed.get(gone)) for gone, why in leaving.items()]
     return (*before.withdrawn, *new)
 
 
@@ -410,21 +465,3 @@ def _is_same(before: _Catalogue, edition: Edition, manifest: CatalogueManifest) 
         and before.manifest.origins == manifest.origins
         and before.manifest.trackers == manifest.trackers
     )
-
-
-@contextmanager
-def _locked(root: Path) -> Iterator[None]:
-    try:
-        with host.locked(root / ".edgeshare" / "lock"):
-            yield
-    except host.Locked as error:
-        raise RepositoryError(f"another publisher works on {root}", hint="wait until it has finished") from error
-
-
-@contextmanager
-def _written(root: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        hint = "is its disk full, read-only, or another user's?"
-        raise RepositoryError(f"the repository {root} cannot be written ({error.strerror})", hint=hint) from error

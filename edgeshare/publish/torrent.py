@@ -19,12 +19,13 @@ from typing import Any
 import attrs
 import libtorrent as lt
 
+from edgeshare.errors import ManifestError
 from edgeshare.hashtree import HashedFile
+from edgeshare.layout import MAX_INFO, MAX_PIECE, MIN_PIECE, Layout, read_layout
 from edgeshare.manifest import InfoHash
 
-MIN_PIECE = 16 * 1024
 USUAL_PIECE = 256 * 1024  # one request to the origin; a video's first picture needs two or three
-MOST_PIECES = 4096  # beyond it pieces grow, so that the metadata of a large lesson stays below 250 kB
+MOST_PIECES = 4096  # beyond it pieces grow up to MAX_PIECE, so that the metadata of 64 GiB stays below 250 kB
 
 
 @attrs.frozen
@@ -47,7 +48,7 @@ def piece_length(sizes: Sequence[int]) -> int:
     length = MIN_PIECE
     while length < min(mean, USUAL_PIECE):
         length *= 2
-    while length * MOST_PIECES < total:
+    while length * MOST_PIECES < total and length < MAX_PIECE:
         length *= 2
     return length
 
@@ -90,6 +91,19 @@ def assemble(name: str, length: int, files: Iterable[HashedFile], trackers: Sequ
         size=sum(file.size for file in ordered),
         files=len(ordered),
     )
+
+
+def layout_of(torrent: bytes) -> Layout:
+    """The layout in the .torrent file that was made here, read as a node reads it.
+
+    Raises:
+        ManifestError: a node would refuse it.
+    """
+    whole: Any = lt.bdecode(torrent)
+    info = lt.bencode(whole[b"info"])
+    if len(info) > MAX_INFO:
+        raise ManifestError(f"the torrent's metadata has {len(info)} bytes, more than {MAX_INFO}")
+    return read_layout(whole[b"info"])
 
 
 def with_trackers(torrent: bytes, trackers: Sequence[str]) -> bytes:

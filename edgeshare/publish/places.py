@@ -1,0 +1,213 @@
+"""What lies where in a repository's folder, and what a run that was killed left there.
+
+```
+REPO/metadata/  targets/  content/  torrents/  tracker/    what an origin serves (manifests/FORMAT.md)
+REPO/.edgeshare/staged/<id>.manifest | <id>.withdrawal     what the next release will publish
+REPO/.edgeshare/incoming/                                  copies under way; emptied by the next run
+REPO/.edgeshare/taken/<id>.<info-hash>                     a mark for each content copied, with a word when published
+REPO/.edgeshare/releasing                                  the paths that a release under way creates, one a line
+REPO/.edgeshare/lock                                       one publisher at a time
+```
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from tuf.api.metadata import TargetFile
+
+from edgeshare import host
+from edgeshare.catalogue import FILE_NAME
+from edgeshare.errors import RepositoryError
+from edgeshare.layout import Layout
+from edgeshare.library.content import put
+from edgeshare.manifest import InfoHash, LessonId
+from edgeshare.publish.torrent import Torrent, layout_of, tracker_hashes, with_trackers
+from edgeshare.targets import hashed_target
+
+_FOLDERS = ("metadata", "targets", "content", "torrents", "tracker", ".edgeshare/staged", ".edgeshare/taken")
+# where `put` may have left a draft; below `targets` it may be one folder deeper
+_WRITTEN = ("metadata", "torrents", "tracker", ".edgeshare", ".edgeshare/staged", ".edgeshare/taken")
+
+
+class Places:
+    """The places in one repository. Whoever writes there holds the lock."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.metadata = root / "metadata"
+        self._work = root / ".edgeshare"
+        self._releasing = self._work / "releasing"
+        self._whitelist = root / "tracker" / "whitelist.txt"
+
+    def is_repository(self) -> bool:
+        """Whether somebody has begun to make a repository here."""
+        return self._work.is_dir()
+
+    def create(self) -> None:
+        """Make the folders, and an empty whitelist."""
+        for folder in _FOLDERS:
+            (self.root / folder).mkdir(parents=True, exist_ok=True)
+        put(self._whitelist, b"")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other publishers out while the context lasts; what cannot be written in it is one clear error.
+
+        Raises:
+            RepositoryError: another publisher is at work, or the folder cannot be written.
+        """
+        try:
+            with self.written(), host.locked(self._work / "lock"):
+                yield
+        except host.Locked as error:
+            raise RepositoryError(
+                f"another publisher works on {self.root}", hint="wait until it has finished"
+            ) from error
+
+    @contextmanager
+    def written(self) -> Iterator[None]:
+        """Turn what the operating system refuses into one clear error."""
+        try:
+            yield
+        except OSError as error:
+            hint = "is its disk full, read-only, or another user's?"
+            what = f"the repository {self.root} cannot be written ({error.strerror})"
+            raise RepositoryError(what, hint=hint) from error
+
+    def prepare(self) -> None:
+        """Make what the lock needs, in a folder that is no repository yet."""
+        self._work.mkdir(parents=True, exist_ok=True)
+
+    def content(self, info_hash: InfoHash) -> Path:
+        """The folder of a content's files."""
+        return self.root / "content" / info_hash.hex()
+
+    def torrent(self, info_hash: InfoHash) -> Path:
+        """A content's .torrent file."""
+        return self.root / "torrents" / f"{info_hash.hex()}.torrent"
+
+    def target(self, target: TargetFile) -> Path:
+        """A catalogue's manifest file."""
+        return self.root / "targets" / hashed_target(target.path, target)
+
+    def staged(self, lesson: LessonId) -> Path:
+        """The manifest file of a lesson that the next release publishes."""
+        return self._work / "staged" / f"{lesson}.manifest"
+
+    def withdrawal(self, lesson: LessonId) -> Path:
+        """The reason of a withdrawal that the next release publishes."""
+        return self._work / "staged" / f"{lesson}.withdrawal"
+
+    def all_staged(self) -> list[Path]:
+        """Every manifest file that is staged, by id."""
+        return sorted((self._work / "staged").glob("*.manifest"))
+
+    def all_withdrawals(self) -> list[Path]:
+        """The reason of every withdrawal that is staged, by id."""
+        return sorted((self._work / "staged").glob("*.withdrawal"))
+
+    @contextmanager
+    def incoming(self) -> Iterator[Path]:
+        """A new folder for a copy under way; what is still there at the end is removed."""
+        folder = self._work / "incoming" / os.urandom(8).hex()
+        try:
+            folder.mkdir(parents=True)
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def keep(self, lesson: LessonId, torrent: Torrent, layout: Layout, copy: Path) -> None:
+        """Move the `copy` of a lesson's content to its place, unless it is there whole, and its torrent too."""
+        mark = self._work / "taken" / f"{lesson}.{torrent.info_hash.hex()}"
+        if not mark.exists():
+            mark.touch()
+        place = self.content(torrent.info_hash)
+        if place.exists() and not _has_all(place, layout):
+            shutil.rmtree(place)
+        if not place.exists():
+            copy.rename(place)
+        if not self.torrent(torrent.info_hash).exists():
+            put(self.torrent(torrent.info_hash), torrent.encoded)
+
+    def has_whole(self, info_hash: InfoHash) -> bool:
+        """Whether every file of a content has its size: after a power cut, what was not flushed is short or missing."""
+        try:
+            return _has_all(self.content(info_hash), layout_of(self.torrent(info_hash).read_bytes()))
+        except FileNotFoundError:
+            return False
+
+    def put_edition(self, target: TargetFile, raw: bytes, torrent: Torrent, content: bytes) -> None:
+        """Write a catalogue's edition to where nothing names it yet: its content, torrent and manifest."""
+        folder = self.content(torrent.info_hash)
+        folder.mkdir(exist_ok=True)
+        put(folder / FILE_NAME, content)
+        put(self.torrent(torrent.info_hash), torrent.encoded)
+        self.target(target).parent.mkdir(parents=True, exist_ok=True)
+        put(self.target(target), raw)
+
+    def announce(self, live: Iterable[InfoHash], trackers: Sequence[str]) -> None:
+        """Make the torrents of what is listed announce to `trackers`."""
+        for info_hash in live:
+            encoded = self.torrent(info_hash).read_bytes()
+            if (announcing := with_trackers(encoded, trackers)) != encoded:
+                put(self.torrent(info_hash), announcing)
+
+    def put_whitelist(self, live: Iterable[InfoHash]) -> None:
+        """Write the hashes that a tracker should serve, one a line (opentracker's `access.whitelist`)."""
+        lines = sorted(
+            each for info_hash in live for each in tracker_hashes(self.torrent(info_hash).read_bytes(), info_hash)
+        )
+        text = "".join(f"{line}\n" for line in lines).encode()
+        if not self._whitelist.exists() or self._whitelist.read_bytes() != text:
+            put(self._whitelist, text)
+
+    def edition_paths(self, info_hash: InfoHash, target: TargetFile) -> set[Path]:
+        """What `put_edition` creates."""
+        return {self.content(info_hash), self.torrent(info_hash), self.target(target)}
+
+    def begin_release(self, paths: Iterable[Path]) -> None:
+        """Note down what a release is about to create."""
+        lines = sorted(str(path.relative_to(self.root)) for path in paths)
+        put(self._releasing, "".join(f"{line}\n" for line in lines).encode())
+
+    def roll_back(self, kept: Collection[Path]) -> None:
+        """Remove drafts, copies under way, and what a release noted down, `kept` aside: what is named by now."""
+        shutil.rmtree(self._work / "incoming", ignore_errors=True)
+        places = [self.root / name for name in _WRITTEN]
+        for place in (*places, *(self.root / "targets" / "catalogue").glob("*/")):
+            for draft in place.glob(".*.part"):
+                draft.unlink()
+        if not self._releasing.exists():
+            return
+        for line in self._releasing.read_text(encoding="utf-8").splitlines():
+            path = self.root / line
+            if path not in kept:
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        self._releasing.unlink()
+
+    def clear_contents(
+        self, live: Collection[InfoHash], waiting: Collection[InfoHash], gone: Collection[LessonId]
+    ) -> None:
+        """Remove the contents of lessons that are `gone`, and those that were copied and are not `waiting` any more."""
+        for mark in (self._work / "taken").glob("*.*"):
+            info_hash = InfoHash(bytes.fromhex(mark.suffix[1:]))
+            was_published = mark.stat().st_size > 0
+            if info_hash in live:
+                if not was_published:
+                    put(mark, b"published")
+            elif info_hash not in waiting and (mark.stem in gone or not was_published):
+                shutil.rmtree(self.content(info_hash), ignore_errors=True)
+                self.torrent(info_hash).unlink(missing_ok=True)
+                mark.unlink()
+
+
+def _has_all(folder: Path, layout: Layout) -> bool:
+    try:
+        return all((folder / entry.path).stat().st_size == entry.size for entry in layout.files)
+    except (FileNotFoundError, NotADirectoryError):
+        return False

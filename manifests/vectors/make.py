@@ -1,0 +1,352 @@
+"""Make the test vectors of FORMAT.md: `python manifests/vectors/make.py [FOLDER]`, the same bytes every time.
+
+This is written from FORMAT.md, and uses nothing of edgeshare: two readings of one text that must agree.
+THE KEYS ARE FOR TESTS. Their private halves stand below: whoever trusts them trusts everybody.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgpack
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+LESSON, CATALOGUE, EDITION = "edgeshare-lesson/1", "edgeshare-catalogue/1", "edgeshare-edition/1"
+BLOCK = 16384
+CONTENT = {"index.html": b"<h1>Les fractions</h1>\n", "img/vide.svg": b"", "img/grand.bin": b"edgeshare\n" * 4000}
+
+Sign = Callable[[str, bytes], dict[str, Any]]
+
+
+def pack(value: object) -> bytes:
+    """Canonical msgpack."""
+    packed: bytes = msgpack.packb(ordered(value), use_bin_type=True)
+    return packed
+
+
+def ordered(value: object) -> object:
+    """`value` with the keys of its maps in order, at every depth."""
+    if isinstance(value, dict):
+        return {key: ordered(value[key]) for key in sorted(value)}
+    return [ordered(item) for item in value] if isinstance(value, list) else value
+
+
+def payload(form: str, signed: bytes) -> bytes:
+    return form.encode() + b"\0" + len(signed).to_bytes(8, "big") + signed
+
+
+def ed25519(seed: bytes) -> tuple[dict[str, str], Sign]:
+    private = Ed25519PrivateKey.from_private_bytes(seed)
+    public = private.public_key().public_bytes_raw()
+    return _key("ed25519", public, seed.hex()), lambda form, signed: {
+        "key": hashlib.sha256(public).digest(),
+        "scheme": "ed25519",
+        "signature": private.sign(payload(form, signed)),
+    }
+
+
+def ecdsa(number: int) -> tuple[dict[str, str], Sign]:
+    private = ec.derive_private_key(number, ec.SECP256R1())
+    public = private.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    scheme = ec.ECDSA(hashes.SHA256(), deterministic_signing=True)  # RFC 6979
+    return _key("ecdsa-sha2-nistp256", public, f"{number:064x}"), lambda form, signed: {
+        "key": hashlib.sha256(public).digest(),
+        "scheme": "ecdsa-sha2-nistp256",
+        "signature": private.sign(payload(form, signed), scheme),
+    }
+
+
+def _key(scheme: str, public: bytes, private: str) -> dict[str, str]:
+    return {
+        "warning": "TEST KEY, its private half is public",
+        "scheme": scheme,
+        "public": public.hex(),
+        "id": hashlib.sha256(public).hexdigest(),
+        "private": private,
+    }
+
+
+TRUSTED, SIGN = ed25519(b"edgeshare TEST KEY, for lessons.")
+STATE, SIGN_STATE = ecdsa(20210408)
+STRANGER, SIGN_STRANGER = ed25519(b"edgeshare TEST KEY, a stranger's")
+SMALL = _key("ed25519", (1).to_bytes(32, "little"), "none: one signature of it is right for any message")
+
+
+def envelope(form: str, signed: bytes, *signers: Sign) -> bytes:
+    return pack({"format": form, "signed": signed, "signatures": [sign(form, signed) for sign in signers]})
+
+
+def merkle(leaves: list[bytes], width: int) -> bytes:
+    """BEP 52: the root over `leaves`, padded with zeros to `width`."""
+    row = leaves + [bytes(32)] * (width - len(leaves))
+    while len(row) > 1:
+        row = [hashlib.sha256(row[n] + row[n + 1]).digest() for n in range(0, len(row), 2)]
+    return row[0]
+
+
+def bencode(value: Any) -> bytes:
+    match value:
+        case int():
+            return b"i%de" % value
+        case bytes():
+            return b"%d:%s" % (len(value), value)
+        case list():
+            return b"l" + b"".join(map(bencode, value)) + b"e"
+        case _:
+            return b"d" + b"".join(bencode(key) + bencode(value[key]) for key in sorted(value)) + b"e"
+
+
+def torrent(name: str, content: dict[str, bytes], length: int = BLOCK) -> tuple[bytes, bytes]:
+    """The .torrent of a folder, and its v2 info-hash. Its pieces are single blocks here."""
+    tree: dict[bytes, Any] = {}
+    listed, pieces, layers = [], b"", {}
+    for path in sorted(content, key=lambda path: path.encode().split(b"/")):
+        raw, parts = content[path], path.encode().split(b"/")
+        blocks = [raw[start : start + BLOCK] for start in range(0, len(raw), BLOCK)]
+        leaves = [hashlib.sha256(block).digest() for block in blocks]
+        leaf: dict[bytes, Any] = {b"length": len(raw)}
+        if leaves:
+            leaf[b"pieces root"] = merkle(leaves, 1 << (len(leaves) - 1).bit_length())
+        if len(leaves) > 1:
+            layers[leaf[b"pieces root"]] = b"".join(leaves)
+        node = tree
+        for part in parts[:-1]:
+            node = node.setdefault(part, {})
+        node[parts[-1]] = {b"": leaf}
+        listed.append({b"length": len(raw), b"path": parts})
+        if pad := -len(raw) % length:
+            listed.append({b"attr": b"p", b"length": pad, b"path": [b".pad", b"%d" % pad]})
+        for block in blocks:
+            pieces += hashlib.sha1(block + bytes(length - len(block)), usedforsecurity=False).digest()
+    info = {
+        b"file tree": tree,
+        b"files": listed,
+        b"meta version": 2,
+        b"name": name.encode(),
+        b"piece length": length,
+        b"pieces": pieces,
+    }
+    return bencode({b"info": info, b"piece layers": layers}), hashlib.sha256(bencode(info)).digest()
+
+
+TORRENT, INFO_HASH = torrent("maths-6e-fractions", CONTENT)
+FIELDS: dict[str, Any] = {
+    "id": "maths-6e-fractions",
+    "version": 3,
+    "title": "Les fractions",
+    "language": "fr",
+    "levels": ["6e"],
+    "subjects": ["mathematiques"],
+    "description": "Partager, comparer à 1.",
+    "licence": "CC-BY-SA-4.0",
+    "start": "index.html",
+    "role": "learner",
+    "publisher": "cned",
+    "info_hash": INFO_HASH,
+    "size": sum(map(len, CONTENT.values())),
+    "files": len(CONTENT),
+}
+OPTIONAL = {
+    "audience": 800000,
+    "available_from": "2026-11-24T07:00:00+01:00",
+    "needed_at": "2026-11-24T08:00:00+01:00",
+    "expires": "2027-07-31T00:00:00+02:00",
+}
+ISSUED = "2026-09-01T06:00:00+00:00"
+
+
+def lesson(*signers: Sign, **changes: Any) -> bytes:
+    return envelope(LESSON, pack(FIELDS | changes), *(signers or (SIGN,)))
+
+
+def raw_lesson(signed: bytes) -> bytes:
+    return envelope(LESSON, signed, SIGN)
+
+
+def without(name: str) -> bytes:
+    return raw_lesson(pack({key: value for key, value in FIELDS.items() if key != name}))
+
+
+def flipped(raw: bytes, place: int) -> bytes:
+    return raw[:place] + bytes([raw[place] ^ 1]) + raw[place + 1 :]
+
+
+def edition(**changes: Any) -> bytes:
+    gone = {"id": "maths-6e-ancien", "why": "Une erreur page 3", "since": 2, "manifest": b""}
+    other = lesson(id="maths-6e-retire")
+    gone_too = {"id": "maths-6e-retire", "why": "Droits d'auteur", "since": 4, "manifest": other}
+    whole = {
+        "format": EDITION,
+        "name": "cned/6e",
+        "edition": 4,
+        "lessons": [lesson(), lesson(SIGN_STATE, id="maths-6e-nombres")],
+        "withdrawn": [gone, gone_too],
+    }
+    return pack(whole | changes)
+
+
+def catalogue(**changes: Any) -> bytes:
+    content = edition()
+    _, info_hash = torrent("cned-6e", {"catalogue.msgpack": content})
+    fields = {
+        "name": "cned/6e",
+        "edition": 4,
+        "info_hash": info_hash,
+        "size": len(content),
+        "issued": ISSUED,
+        "trackers": ["udp://lecons.example.fr:6969"],
+        "origins": ["https://lecons.example.fr/"],
+    }
+    return envelope(CATALOGUE, pack(fields | changes), SIGN)
+
+
+SMALL_SIGNED = pack(FIELDS)
+SMALL_SIGNATURE = {
+    "key": bytes.fromhex(SMALL["id"]),
+    "scheme": "ed25519",
+    "signature": (1).to_bytes(32, "little") + bytes(32),
+}
+VALID: dict[str, tuple[str, bytes]] = {
+    "lesson-valid": ("the fields that are needed", lesson()),
+    "lesson-valid-all-fields": ("every field", lesson(**OPTIONAL)),
+    "lesson-valid-ecdsa": ("signed with ECDSA P-256", lesson(SIGN_STATE)),
+    "lesson-valid-two-signatures": ("a stranger's signature beside a good one", lesson(SIGN_STRANGER, SIGN)),
+    "lesson-valid-unknown-field": ("a field of a later edgeshare", lesson(mood={"calm": [1, True, b"\0"]})),
+    "lesson-valid-critical": ("a critical field that is known", lesson(critical=["title"])),
+    "lesson-valid-teacher": ("for teachers", lesson(role="teacher")),
+    "lesson-valid-longest": ("texts at their limits", lesson(title="é" * 200, description="\U0001f600" * 2000)),
+    "catalogue-valid": ("a catalogue", catalogue()),
+    "catalogue-valid-bare": ("no trackers, no origins", catalogue(trackers=[], origins=[])),
+}
+REFUSED: dict[str, tuple[str, str, bytes]] = {
+    "lesson-refused-empty": ("manifest", "no bytes", b""),
+    "lesson-refused-too-long": ("manifest", "65,537 bytes", bytes(65_537)),
+    "lesson-refused-truncated": ("manifest", "its last byte is missing", lesson()[:-1]),
+    "lesson-refused-trailing": ("manifest", "a byte too many", lesson() + b"\0"),
+    "lesson-refused-envelope-field": (
+        "manifest",
+        "a fourth field in the envelope",
+        pack({"format": LESSON, "signed": b"", "signatures": [], "more": 1}),
+    ),
+    "lesson-refused-17-signatures": ("manifest", "more than 16 signatures", lesson(*[SIGN] * 17)),
+    "lesson-refused-unsigned": ("trust", "no signature", envelope(LESSON, pack(FIELDS))),
+    "lesson-refused-stranger": ("trust", "a key that nobody vouches for", lesson(SIGN_STRANGER)),
+    "lesson-refused-altered": ("trust", "one bit of `signed` is altered", lesson().replace(b"6e-frac", b"6e-frab")),
+    "lesson-refused-signature-altered": (
+        "trust",
+        "one bit of the signature is altered",
+        flipped(lesson(), lesson().index(SIGN(LESSON, pack(FIELDS))["signature"])),
+    ),
+    "lesson-refused-domain": (
+        "trust",
+        "signed as a catalogue, called a lesson",
+        pack({"format": LESSON, "signed": pack(FIELDS), "signatures": [SIGN(CATALOGUE, pack(FIELDS))]}),
+    ),
+    "lesson-refused-small-order-key": (
+        "trust",
+        "a key of small order, though listed",
+        pack({"format": LESSON, "signed": SMALL_SIGNED, "signatures": [SMALL_SIGNATURE]}),
+    ),
+    "lesson-refused-catalogue": ("manifest", "a catalogue", catalogue()),
+    "lesson-refused-format-2": ("manifest", "a later format", envelope("edgeshare-lesson/2", pack(FIELDS), SIGN)),
+    "lesson-refused-critical": ("manifest", "an unknown field that is critical", lesson(mood=1, critical=["mood"])),
+    "lesson-refused-key-order": ("manifest", "keys not in order", raw_lesson(msgpack.packb(FIELDS))),
+    "lesson-refused-long-form": (
+        "manifest",
+        "an integer not in its shortest form",
+        raw_lesson(pack(FIELDS).replace(b"\xa7version\x03", b"\xa7version\xcc\x03")),
+    ),
+    "lesson-refused-key-twice": ("manifest", "a key twice", raw_lesson(b"\x82\xa1a\x01\xa1a\x02")),
+    "lesson-refused-float": ("manifest", "a float", lesson(mood=1.5)),
+    "lesson-refused-nil": ("manifest", "nil", lesson(audience=None)),
+    "lesson-refused-extension": ("manifest", "an extension type", lesson(mood=msgpack.ExtType(5, b""))),
+    "lesson-refused-bytes-key": ("manifest", "a key that is bytes", raw_lesson(b"\x81\xc4\x01a\x01")),
+    "lesson-refused-deep": ("manifest", "nested 9 deep", lesson(mood=[[[[[[[[1]]]]]]]])),
+    "lesson-refused-boolean-version": ("manifest", "true is no version", lesson(version=True)),
+    "lesson-refused-version-0": ("manifest", "version 0", lesson(version=0)),
+    "lesson-refused-no-title": ("manifest", "no title", without("title")),
+    "lesson-refused-long-title": ("manifest", "a title of 201 characters", lesson(title="é" * 201)),
+    "lesson-refused-control-character": ("manifest", "an escape in the title", lesson(title="\x1b[2J")),
+    "lesson-refused-id": ("manifest", "an id that is no DNS label", lesson(id="Maths")),
+    "lesson-refused-level": ("manifest", "a level that is no code", lesson(levels=["6E"])),
+    "lesson-refused-start": ("manifest", "a start outside the lesson", lesson(start="../index.html")),
+    "lesson-refused-info-hash": ("manifest", "an info-hash of 20 bytes", lesson(info_hash=INFO_HASH[:20])),
+    "lesson-refused-size": ("manifest", "more than 16 TiB", lesson(size=2**44 + 1)),
+    "lesson-refused-time": ("manifest", "a time without an offset", lesson(needed_at="2026-11-24T08:00:00")),
+    "catalogue-refused-lesson": ("manifest", "a lesson", lesson()),
+    "catalogue-refused-name": ("manifest", "a name without a level", catalogue(name="cned")),
+    "catalogue-refused-origin": ("manifest", "an origin that is no URL", catalogue(origins=["lecons.example.fr"])),
+    "catalogue-refused-33-trackers": ("manifest", "33 trackers", catalogue(trackers=["udp://t:1"] * 33)),
+}
+EDITIONS: dict[str, tuple[str, bytes, dict[str, Any] | None]] = {
+    "edition-valid": (
+        "two lessons, two withdrawals",
+        edition(),
+        {
+            "lessons": ["maths-6e-fractions", "maths-6e-nombres"],
+            "withdrawn": ["maths-6e-ancien", "maths-6e-retire"],
+            "left_out": 0,
+        },
+    ),
+    "edition-valid-left-out": (
+        "entries that are left out: garbage, a stranger's, another level's, a teacher's, a second of one id",
+        edition(
+            withdrawn=[],
+            lessons=[
+                b"garbage",
+                lesson(SIGN_STRANGER, id="a"),
+                lesson(id="b", levels=["5e"]),
+                lesson(id="c", role="teacher"),
+                lesson(),
+                lesson(version=4),
+            ],
+        ),
+        {"lessons": ["maths-6e-fractions"], "withdrawn": [], "left_out": 5},
+    ),
+    "edition-refused-name": ("another catalogue's", edition(name="cned/5e"), None),
+    "edition-refused-number": ("another edition", edition(edition=3), None),
+    "edition-refused-format-2": ("a later format", edition(format="edgeshare-edition/2"), None),
+    "edition-refused-withdrawal": ("a withdrawal without its id", edition(withdrawn=[{"why": "x"}]), None),
+    "edition-refused-since": (
+        "a withdrawal of a later edition",
+        edition(withdrawn=[{"id": "a", "why": "x", "since": 5, "manifest": b""}]),
+        None,
+    ),
+}
+
+
+def main(folder: Path) -> None:
+    """Write the vectors below `folder`, and `index.json`, which says what to expect of each."""
+    index: list[dict[str, Any]] = []
+    files = {"maths-6e-fractions.torrent": TORRENT}
+    files |= {f"maths-6e-fractions/{path}": raw for path, raw in CONTENT.items()}
+    for name, (what, raw) in VALID.items():
+        fields = msgpack.unpackb(msgpack.unpackb(raw)["signed"])
+        shown = {key: value.hex() if isinstance(value, bytes) else value for key, value in fields.items()}
+        shown.pop("mood", None)
+        index.append({"file": f"{name}.manifest", "what": what, "expect": "valid", "fields": shown})
+        files[f"{name}.manifest"] = raw
+    for name, (kind, what, raw) in REFUSED.items():
+        index.append({"file": f"{name}.manifest", "what": what, "expect": "refused", "because": kind})
+        files[f"{name}.manifest"] = raw
+    for name, (what, raw, expected) in EDITIONS.items():
+        verdict = {"expect": "valid", **expected} if expected else {"expect": "refused", "because": "manifest"}
+        index.append({"file": f"{name}.msgpack", "what": what, "of": ["cned/6e", 4], **verdict})
+        files[f"{name}.msgpack"] = raw
+    whole = {"keys": [TRUSTED, STATE, SMALL], "strangers": [STRANGER], "vectors": index}
+    files["index.json"] = json.dumps(whole, ensure_ascii=False, indent=1).encode() + b"\n"
+    for path, raw in files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(raw)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent)

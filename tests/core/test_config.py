@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgeshare.config import PROFILES, Config, Endpoint, load, parse, parse_endpoint
+from edgeshare.errors import ConfigError
+
+FILE = Path("/etc/edgeshare/node.toml")
+BASE = 'origins = ["https://lecons.example.fr/"]\nroot = "root.json"\n'
+
+
+def config(more: str = "") -> Config:
+    return parse(BASE + more, FILE)
+
+
+def refusal(text: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        parse(text, FILE)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_two_keys_are_enough() -> None:
+    assert config().origins == ("https://lecons.example.fr/",)
+    assert config().shim.listen == Endpoint("127.0.0.1", 8470)
+    assert config().quota == 20 * 2**30
+
+
+def test_every_key_of_the_design_is_read() -> None:
+    whole = config(
+        """
+        profile = "home"
+        library = "/var/lib/edgeshare"
+        quota = "20 GiB"
+        follow = ["cned/6e", "cned/6e.teacher"]
+        fetch = ["maths-6e-fractions"]
+        [shim]
+        listen = "[::1]:8470"
+        [swarm]
+        listen = "0.0.0.0:6881"
+        trackers = ["udp://lecons.example.fr:6969"]
+        peers = ["192.0.2.1:6881"]
+        upload = "5 Mbit/s"
+        dht = false
+        lsd = true
+        """
+    )
+    assert whole.follow == ("cned/6e", "cned/6e.teacher")
+    assert whole.fetch == ("maths-6e-fractions",)
+    assert whole.shim.listen == Endpoint("::1", 8470)
+    assert whole.swarm.peers == (Endpoint("192.0.2.1", 6881),)
+    assert whole.swarm.upload == 625_000
+    assert whole.swarm.dht is False
+
+
+def test_a_relative_path_counts_from_the_folder_of_the_file() -> None:
+    assert config().root == Path("/etc/edgeshare/root.json")
+    assert config('library = "lib"').library == Path("/etc/edgeshare/lib")
+    assert config('library = "/lib"').library == Path("/lib")
+
+
+def test_a_profile_changes_defaults_and_a_key_in_the_file_wins() -> None:
+    school = config('profile = "school"')
+    assert (school.quota, school.shim.listen.host, school.swarm.upload) == (200 * 2**30, "0.0.0.0", 2_500_000)
+    mine = config('profile = "school"\nquota = "1 GiB"\n[swarm]\nupload = "1 Mbit/s"')
+    assert (mine.quota, mine.shim.listen.host, mine.swarm.upload) == (2**30, "0.0.0.0", 125_000)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_profile_can_be_read(profile: str) -> None:
+    assert config(f'profile = "{profile}"').profile == profile
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("", ["`origins` is missing"]),
+        ('origins = ["https://a/"]', ["`root` is missing"]),
+        ('origins = []\nroot = "r"', ["`origins` is empty"]),
+        ('origins = "https://a/"\nroot = "r"', ["`origins` is not a list"]),
+        ('origins = ["lecons.example.fr"]\nroot = "r"', ["`origins`", "'lecons.example.fr'", "https://"]),
+        ('origins = ["ftp://a/"]\nroot = "r"', ["`origins`", "'ftp://a/'"]),
+        ('origins = ["https://"]\nroot = "r"', ["`origins`", "'https://'"]),
+        (BASE + "quotta = 1", ["unknown key `quotta`", "did you mean `quota`?"]),
+        (BASE + "zzz = 1", ["unknown key `zzz`", "known keys: ", "follow"]),
+        (BASE + '"a\\nb" = 1', ["unknown key `a\\nb`"]),
+        (BASE + "[swarm]\ndth = true", ["unknown key `swarm.dth`", "did you mean `swarm.dht`?"]),
+        (BASE + "swarm = 5", ["`swarm` is not a table"]),
+        (BASE + "quota = 5", ["`quota`", "20 GiB"]),
+        (BASE + 'quota = "5 Mbit/s"', ["`quota`", "'5 Mbit/s'", "GiB"]),
+        (BASE + '[swarm]\nupload = "5 MB"', ["`swarm.upload`", "'5 MB'", "Mbit/s"]),
+        (BASE + "[swarm]\nupload = true", ["`swarm.upload`", "a rate"]),
+        (BASE + "[swarm]\ndht = 1", ["`swarm.dht`", "true or false"]),
+        (BASE + '[swarm]\ntrackers = ["lecons:6969"]', ["`swarm.trackers`", "'lecons:6969'"]),
+        (BASE + '[swarm]\npeers = ["a"]', ["`swarm.peers`", "'a'", "host:port"]),
+        (BASE + '[shim]\nlisten = "8470"', ["`shim.listen`", "'8470'", "127.0.0.1:8470"]),
+        (BASE + 'follow = ["6e"]', ["`follow`", "'6e'", "cned/6e"]),
+        (BASE + 'fetch = ["Maths"]', ["`fetch`", "'Maths'"]),
+        (BASE + 'profile = "hom"', ["profile 'hom'", "home, school, origin"]),
+        (BASE + 'profile = ["home"]', ["profile ['home']", "home, school, origin"]),
+        (BASE + "refresh_every_s = 0", ["`refresh_every_s`", "from 1 to"]),
+        (BASE + "refresh_every_s = nan", ["`refresh_every_s`", "from 1 to"]),
+        (BASE + "refresh_every_s = inf", ["`refresh_every_s`", "from 1 to"]),
+        (BASE + "refresh_every_s = true", ["`refresh_every_s`", "from 1 to"]),
+        (BASE + "root = 5", ["is not TOML"]),
+        ("x = " + "[" * 20_000, ["is not TOML"]),
+    ],
+)
+def test_an_error_names_the_file_the_key_and_what_it_may_be(text: str, named: list[str]) -> None:
+    line = refusal(text)
+    for word in [str(FILE), *named]:
+        assert word in line
+
+
+def test_a_config_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.toml .*--config"):
+        load(tmp_path / "none.toml")
+
+
+def test_a_config_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+    (tmp_path / "node.toml").write_bytes(b"# caf\xe9")
+    with pytest.raises(ConfigError, match=r"node\.toml is not UTF-8"):
+        load(tmp_path / "node.toml")
+
+
+@pytest.mark.parametrize("text", ["127.0.0.1:0", "h:65535", "[::1]:1", "[2001:db8::1]:6881"])
+def test_an_endpoint_is_printed_as_it_is_read(text: str) -> None:
+    assert str(parse_endpoint(text)) == text
+
+
+@pytest.mark.parametrize("text", ["", "h", "h:", ":1", "h:65536", "::1:80", "[h]:1", "[::g]:1", "a b:1", "h:1\n"])
+def test_what_is_no_endpoint_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        parse_endpoint(text)
