@@ -42,8 +42,9 @@ async def serve_control(
             with contextlib.suppress(trio.BrokenResourceError, trio.TooSlowError):
                 await _answer(node, stream)
 
+    task_status.started()  # whoever connects from now on waits in the kernel's queue
     try:
-        await trio.serve_listeners(one, [listener], task_status=_Started(task_status))
+        await trio.serve_listeners(one, [listener])
     finally:
         (library / SOCKET).unlink(missing_ok=True)
 
@@ -62,23 +63,33 @@ async def ask(library: Path, request: dict[str, Any]) -> AsyncGenerator[dict[str
     except OSError as error:
         hint = "start one with `edgeshare run`, or name another with --library or --config"
         raise LibraryError(f"no daemon runs on the library {library}", hint=hint) from error
-    async with stream:
-        await stream.send_all(json.dumps(request).encode() + b"\n")
-        rest = b""
-        while True:
-            line, found, rest = rest.partition(b"\n")
-            if not found:
-                portion = await stream.receive_some(1 << 16)
-                if not portion:
-                    raise LibraryError(f"the daemon of {library} stopped", hint="see its log")
-                rest = line + portion
-                continue
-            answer = json.loads(line)
-            if "error" in answer:
-                raise LibraryError(answer["error"])
-            if answer.get("end"):
-                return
-            yield answer
+    async with stream, contextlib.aclosing(_lines(stream)) as lines:
+        try:
+            await stream.send_all(json.dumps(request).encode() + b"\n")
+            async for line in lines:
+                answer = json.loads(line)
+                if "error" in answer:
+                    raise LibraryError(answer["error"])
+                if answer.get("end"):
+                    return
+                yield answer
+        except trio.BrokenResourceError:
+            pass  # as when it closes in good order
+    raise LibraryError(f"the daemon of {library} stopped before it had answered", hint="see its log")
+
+
+async def answers_to(library: Path, request: dict[str, Any]) -> list[dict[str, Any]]:
+    """All of the daemon's answers to `request`; as `ask`."""
+    async with contextlib.aclosing(ask(library, request)) as answers:
+        return [answer async for answer in answers]
+
+
+async def _lines(stream: trio.SocketStream) -> AsyncGenerator[bytes, None]:
+    rest = b""
+    async for portion in stream:
+        *lines, rest = (rest + portion).split(b"\n")
+        for line in lines:
+            yield line
 
 
 async def _answer(node: Node, stream: trio.SocketStream) -> None:
@@ -101,8 +112,8 @@ async def _answer(node: Node, stream: trio.SocketStream) -> None:
 async def _answers(node: Node, line: bytes) -> AsyncGenerator[dict[str, Any], None]:
     try:
         request = json.loads(line)
-    except ValueError as error:
-        raise ManifestError("the request is not JSON") from error
+    except (ValueError, RecursionError) as error:
+        raise ManifestError("the request is not JSON", hint="`edgeshare` itself speaks to the daemon") from error
     match request:
         case {"do": "status"}:
             yield node.status().as_json()
@@ -113,28 +124,18 @@ async def _answers(node: Node, line: bytes) -> AsyncGenerator[dict[str, Any], No
         case {"do": "get", "lesson": str(text)}:
             lesson = lesson_id(text)
             await node.want(lesson)
+            seen: LessonView | None = None
             while (now := node.lesson(lesson)) is not None:
-                yield now.as_json()
-                if now.state in (State.COMPLETE, State.WITHDRAWN) or _is_hopeless(now):
+                if now == seen:  # and not without looking: it may have changed while the last answer went out
+                    await node.change()
+                    continue
+                yield (seen := now).as_json()
+                if now.state in (State.COMPLETE, State.WITHDRAWN, State.FAILED):
                     return
-                await node.change()
+            raise LibraryError(f"{lesson} is not to be shown yet", hint="the node fetches it for the day it is")
         case _:
             raise ManifestError("this daemon does not know the request", hint="is it of another version?")
 
 
-def _is_hopeless(view: LessonView) -> bool:
-    return view.state is State.FAILED and view.bytes_have == 0
-
-
 async def _send(stream: trio.SocketStream, answer: dict[str, Any]) -> None:
     await stream.send_all(json.dumps(answer, ensure_ascii=False).encode() + b"\n")
-
-
-class _Started:
-    """Tells a TaskStatus[None] that the listeners, whatever they are, accept connections."""
-
-    def __init__(self, status: trio.TaskStatus[None]) -> None:
-        self._status = status
-
-    def started(self, value: object = None) -> None:
-        self._status.started()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from random import SystemRandom
 
@@ -12,7 +13,7 @@ import trio
 from edgeshare import __version__, host, vocabulary
 from edgeshare.config import Config, Endpoint
 from edgeshare.control import serve_control
-from edgeshare.errors import ConfigError
+from edgeshare.errors import ConfigError, TrustError
 from edgeshare.follow import Follower
 from edgeshare.holding import Parts
 from edgeshare.httpd import server
@@ -23,12 +24,12 @@ from edgeshare.origin.client import open_origins
 from edgeshare.origin.feed import Lines
 from edgeshare.shim.routes import shim
 from edgeshare.swarm.session import open_swarm
-from edgeshare.trust import Trust
+from edgeshare.trust import Trust, check_root
 from edgeshare.view import CatalogueView, LessonView, NodeStatus, State
 
 logger = logging.getLogger(__name__)
 
-STOP_WITHIN_S = 3.0  # of a signal, whatever is under way
+QUIET_S = 15.0  # how often a node at rest is looked at anew: peers, and news of the origin, change without a word
 
 
 @attrs.frozen
@@ -54,7 +55,7 @@ class RunningNode:
 
     async def change(self) -> None:
         busy = any(view.state in (State.FETCHING, State.WAITING) for view in self.keeper.lessons())
-        with trio.move_on_after(1.0 if busy else float("inf")):
+        with trio.move_on_after(1.0 if busy else QUIET_S):
             await self.keeper.change()
             await trio.sleep(0.2)  # several changes at once are one for those who look
 
@@ -80,7 +81,7 @@ class RunningNode:
             lessons=self.keeper.states(),
             expires=self.follower.expires,
             is_fresh=self.follower.is_fresh(),
-            trouble=self.follower.trouble,
+            trouble=self.follower.trouble or self.parts.origins.last_error,
             origin_bytes={why.value: count for why, count in self.parts.lines.taken.items()},
             peer_bytes=peer_bytes,
             uploaded_bytes=uploaded,
@@ -100,6 +101,8 @@ async def run_node(config: Config, *, task_status: trio.TaskStatus[Endpoint] = t
     async with AsyncExitStack() as stack:
         library = await stack.enter_async_context(open_library(config.library))
         listeners = await server.listen(config.shim.listen.host, config.shim.listen.port)
+        for listener in listeners:
+            stack.push_async_callback(listener.aclose)  # where another part cannot start
         origins = await stack.enter_async_context(open_origins(config.origins, rng))
         swarm = await stack.enter_async_context(open_swarm(config.swarm))
         parts = Parts(library, swarm, origins, Lines(), rng)
@@ -111,8 +114,7 @@ async def run_node(config: Config, *, task_status: trio.TaskStatus[Endpoint] = t
             await nursery.start(serve_control, node, config.library)
             nursery.start_soon(follower.run)
             nursery.start_soon(server.serve, shim(node, config.shim, vocabulary.built_in()), listeners)
-            host_name, port = listeners[0].socket.getsockname()[:2]
-            address = Endpoint(host_name, port)
+            address = _address(listeners[0])
             logger.info("edgeshare %s reads at http://%s/", __version__, address)
             host.notify("READY=1")
             task_status.started(address)
@@ -130,9 +132,19 @@ async def run_until_stopped(config: Config) -> None:
                 break
 
 
+def _address(listener: trio.SocketListener) -> Endpoint:
+    """Where a browser finds the shim."""
+    name, port = listener.socket.getsockname()[:2]
+    return Endpoint(socket.gethostname() if name in ("0.0.0.0", "::") else name, port)
+
+
 def _root(config: Config) -> bytes:
+    hint = "`root` names the publisher's 1.root.json, brought here by hand or by the package"
     try:
-        return config.root.read_bytes()
+        raw = config.root.read_bytes()
+        check_root(raw)
     except OSError as error:
-        hint = "`root` names the publisher's 1.root.json, brought here by hand or by the package"
         raise ConfigError(f"cannot read the root of trust {config.root} ({error.strerror})", hint=hint) from error
+    except TrustError as error:
+        raise ConfigError(f"cannot start from {config.root}, {error}", hint=hint) from error
+    return raw

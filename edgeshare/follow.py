@@ -29,7 +29,7 @@ class Follower:
         self._keeper = keeper
         self._config = config
         self._rng = rng
-        self._underway: dict[str, trio.CancelScope] = {}
+        self._underway: dict[str, tuple[Vouched, trio.CancelScope]] = {}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -55,8 +55,8 @@ class Follower:
                     failures = 0
                     self._report(None)
                     self.expires = refreshed.expires
-                    for name in refreshed.unpublished:
-                        self.catalogue_trouble[name] = f"the repository has no catalogue {name}"
+                    self._say({name: f"the repository has no catalogue {name}" for name in refreshed.unpublished})
+                    self._say(refreshed.refused)
                     self._admit(nursery, refreshed.catalogues)
                     # a crowd that started together should not come back together
                     wait_s = self._config.refresh_every_s * (0.75 + self._rng.random() / 2)
@@ -70,8 +70,11 @@ class Follower:
                 self.catalogue_trouble.pop(name, None)
                 continue
             if before := self._underway.get(name):
-                before.cancel()
-            scope = self._underway[name] = trio.CancelScope()
+                if before[0].manifest == vouched.manifest:
+                    continue
+                before[1].cancel()
+            scope = trio.CancelScope()
+            self._underway[name] = (vouched, scope)
             nursery.start_soon(self._admit_one, name, vouched, scope)
 
     async def _admit_one(self, name: str, vouched: Vouched, scope: trio.CancelScope) -> None:
@@ -80,10 +83,18 @@ class Follower:
             try:
                 await self._keeper.admit(vouched)
             except EdgeshareError as error:
-                logger.error("%s, edition %d is refused: %s", name, vouched.manifest.edition, error)
-                self.catalogue_trouble[name] = str(error)
+                self._say({name: f"edition {vouched.manifest.edition} is refused, {error}"})
             else:
                 self.catalogue_trouble.pop(name, None)
+            if self._underway[name][1] is scope:
+                del self._underway[name]
+
+    def _say(self, troubles: Mapping[str, str]) -> None:
+        """Keep, and log where it is new, why catalogues do not move on."""
+        for name, trouble in troubles.items():
+            if self.catalogue_trouble.get(name) != trouble:
+                logger.error("%s: %s", name, trouble)
+            self.catalogue_trouble[name] = trouble
 
     def _report(self, trouble: str | None, error: EdgeshareError | None = None) -> None:
         """Log what changed, once."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from edgeshare import __version__
-from edgeshare.cli.output import one_line
-from edgeshare.config import nearest
+from edgeshare.cli.output import INTERRUPTED, Group, one_line
 from edgeshare.errors import ConfigError
 
 # name → (module, attribute, the line that --help shows)
@@ -26,8 +26,8 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
 }
 
 
-class _Lazy(click.Group):
-    """Loads a command's module when it is asked for, and suggests the nearest name after a typo."""
+class _Lazy(Group):
+    """Loads a command's module when it is asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -40,18 +40,25 @@ class _Lazy(click.Group):
         assert isinstance(command, click.Command)
         return command
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in _COMMANDS and not args[0].startswith("-"):
-            close = nearest(args[0], _COMMANDS)
-            hint = f" Did you mean {close!r}?" if close else ""
-            ctx.fail(f"No such command {args[0]!r}.{hint}")
-        return super().resolve_command(ctx, args)
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            _leave_quietly()
+        except SystemExit as leaving:
+            if isinstance(leaving.__context__, BrokenPipeError):  # rich would leave with 1, and not a word
+                _leave_quietly()
+            raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, _, line) in _COMMANDS.items()])
+
+
+def _leave_quietly() -> NoReturn:
+    """End well: whoever read our output, like `head`, has seen enough."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter complains when it flushes
+    sys.exit(0)
 
 
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -69,12 +76,12 @@ def cli() -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; the exit code is 0 done, 1 failed with one line, 2 wrong usage."""
     try:
-        code: Any = cli.main(arguments, standalone_mode=False)
+        code: Any = cli.main(arguments, prog_name="edgeshare", standalone_mode=False)
     except click.UsageError as error:
         error.show()
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except click.ClickException as error:
         raise ConfigError(error.format_message()) from error
     sys.exit(code if isinstance(code, int) else 0)

@@ -11,7 +11,8 @@ from typing import Any
 import click
 import trio
 
-from edgeshare.cli.output import library_of, print_json, say
+from edgeshare.cli.output import library_of, many, print_json, say
+from edgeshare.control import answers_to, ask
 from edgeshare.errors import LibraryError
 from edgeshare.units import size
 
@@ -94,15 +95,17 @@ def lessons(config: Path | None, library: Path | None, as_json: bool, level: str
     Example:
       edgeshare lessons --level 6e
     """
-    found = trio.run(_all, library_of(config, library), {"do": "lessons", "level": level})
+    found = trio.run(answers_to, library_of(config, library), {"do": "lessons", "level": level})
     if as_json:
         print_json(found)
         return
     if not found:
-        say("no lessons here yet: does `edgeshare status` show a catalogue?")
+        what = f"no lessons of the level {level}" if level else "no lessons"
+        say(f"{what} here yet: does `edgeshare status` show a catalogue?")
         return
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, pad_edge=False)
     for heading in ("lesson", "title", "level", "size", "state"):
@@ -111,7 +114,8 @@ def lessons(config: Path | None, library: Path | None, as_json: bool, level: str
         state = each["state"]
         if state == "fetching":
             state = f"fetching, {100 * each['bytes_have'] // each['size']} %"
-        table.add_row(each["id"], each["title"], " ".join(each["levels"]), size(each["size"]), state)
+        row = (each["id"], each["title"], " ".join(each["levels"]), size(each["size"]), state)
+        table.add_row(*map(Text, row))  # a title's brackets are not rich's markup
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
@@ -129,16 +133,17 @@ def get(lesson: str, config: Path | None, library: Path | None) -> None:
     last = trio.run(_get, library_of(config, library), lesson)
     if last["state"] != "complete":
         reason = last.get("reason") or "the daemon gave no reason"
-        raise LibraryError(f"{lesson} is {last['state']}: {reason}", hint="see `edgeshare status`")
-    peers, whole = last["peer_bytes"], max(1, last["peer_bytes"] + last["origin_bytes"])
-    click.echo(f"{lesson} is here: {size(last['size'])}, {round(100 * peers / whole)} % from peers")
+        raise LibraryError(
+            f"{lesson} is {last['state']}: {reason}", hint="the node tries again; see `edgeshare status`"
+        )
+    peers, whole = last["peer_bytes"], last["peer_bytes"] + last["origin_bytes"]
+    share = f", {round(100 * peers / whole)} % from peers" if whole else ""
+    click.echo(f"{lesson} is here: {size(last['size'])}{share}")
 
 
 async def _get(folder: Path, lesson: str) -> dict[str, Any]:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-    from edgeshare.control import ask
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn())
     console = Console(stderr=True)
@@ -151,25 +156,19 @@ async def _get(folder: Path, lesson: str) -> dict[str, Any]:
     return last
 
 
-async def _all(folder: Path, request: dict[str, Any]) -> list[dict[str, Any]]:
-    from edgeshare.control import ask
-
-    async with contextlib.aclosing(ask(folder, request)) as answers:
-        return [answer async for answer in answers]
-
-
 async def _one(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
-    return (await _all(folder, request))[0]
+    (answer,) = await answers_to(folder, request)
+    return answer
 
 
 def _status_text(status: dict[str, Any]) -> str:
     counts = ", ".join(f"{count} {state}" for state, count in status["lessons"].items() if count) or "none yet"
     lines = [
-        f"edgeshare {status['version']}, a {status['profile']} node with {status['peers']} peers",
+        f"edgeshare {status['version']}: {status['profile']} node with {many(status['peers'], 'peer')}",
         f"lessons: {counts}",
     ]
     for each in status["catalogues"]:
-        what = f"edition {each['edition']}, {each['lessons']} lessons" if each["edition"] else "not here yet"
+        what = f"edition {each['edition']}, {many(each['lessons'], 'lesson')}" if each["edition"] else "not here yet"
         lines.append(f"catalogue {each['name']}: {what}" + (f" ({each['trouble']})" if each["trouble"] else ""))
     whole = status["origin_bytes"] + status["peer_bytes"]
     share = f" ({round(100 * status['peer_bytes'] / whole)} % from peers)" if whole else ""

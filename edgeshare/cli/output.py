@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,10 @@ from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import click
 
+from edgeshare.config import nearest
 from edgeshare.errors import EdgeshareError
+
+INTERRUPTED = 130  # by Ctrl-C: 128 and the signal's number, as shells say it
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -37,16 +39,28 @@ def one_line(function: Callable[_P, _R]) -> Callable[_P, _R]:
         except EdgeshareError as error:
             fail(error)
         except BaseExceptionGroup as group:
+            if group.split(KeyboardInterrupt)[1] is None:
+                sys.exit(INTERRUPTED)
             known, others = group.split(EdgeshareError)
             if known is None or others is not None:
                 raise
             fail(_first(known))
-        except BrokenPipeError:
-            # whoever read our output has seen enough, like `head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(0)
 
     return wrapped
+
+
+class Group(click.Group):
+    """A group of commands that suggests the nearest name after a typo."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        known = self.list_commands(ctx)
+        if args and args[0] not in known and not args[0].startswith("-"):
+            close = nearest(args[0], known)
+            hint = f" Did you mean {close!r}?" if close else ""
+            ctx.fail(f"No such command {args[0]!r}.{hint}")
+        return super().resolve_command(ctx, args)
 
 
 def print_json(value: Any) -> None:
@@ -68,6 +82,11 @@ def library_of(config: Path | None, library: Path | None) -> Path:
 
         return load(config).library
     return Path("/var/lib/edgeshare")
+
+
+def many(count: int, one: str) -> str:
+    """`count` of a thing, in words: `1 peer`, `2 peers`."""
+    return f"{count} {one}" if count == 1 else f"{count} {one}s"
 
 
 def _first(group: BaseExceptionGroup[EdgeshareError]) -> EdgeshareError:

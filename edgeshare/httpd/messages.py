@@ -1,6 +1,6 @@
 """What the server and its handlers exchange, and the gate a request passes on its way in. Pure.
 
-The rules of the gate (TRUST.md, section 6); a request that breaks one is answered without its target or its Host being
+The rules of the gate; a request that breaks one is answered without its target or its Host being
 repeated, and the connection closes:
 
 - Exactly one `Host`, not empty, in HTTP/1.0 too (400).

@@ -1,7 +1,7 @@
 """HTTP/1.1 for browsers and nodes: h11 on trio, one task a connection, no thread.
 
 The shim and `edgeshare origin serve` are handlers of this server: a `Request` in, a `Response` out. Besides the gate in
-`messages` it keeps these rules for both (TRUST.md, section 6):
+`messages` it keeps these rules for both:
 
 - A head has at most 16 KiB (431) and is complete within `head_timeout_s` of its first byte (408).
 - Connections are limited, in total and for each client's address, loopback too (503 with Retry-After).
@@ -31,7 +31,7 @@ from edgeshare.httpd.messages import BODILESS, FileBody, Refused, Request, Respo
 
 __all__ = ["FileBody", "Limits", "Request", "Response", "StreamBody", "listen", "serve"]  # all that a handler needs
 
-HEAD_BYTES: Final = 16 * 1024  # TRUST.md, section 6, rule 7
+HEAD_BYTES: Final = 16 * 1024  # a browser sends under 2 KiB; more is no reader
 READ_AHEAD_BYTES: Final = 64 * 1024  # of pipelined requests while a stream is sent: some hundred of them
 SLICE_BYTES: Final = 64 * 1024  # of a body: what a client has `write_timeout_s` to take
 LINGER_S: Final = 2.0  # for a last response to arrive before the socket closes
@@ -42,6 +42,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 Handler = Callable[[Request], Awaitable[Response]]
 OnDone = Callable[[Request, Response, int], None]
+MayWait = Callable[[Request], bool]
 
 
 @attrs.frozen(kw_only=True)
@@ -91,9 +92,11 @@ async def serve(
     limits: Limits = Limits(),
     on_done: OnDone | None = None,
     on_connection: Callable[[], None] | None = None,
+    may_wait: MayWait = lambda request: False,
 ) -> NoReturn:
     """Answer requests on `listeners` until cancelled, then close them.
 
+    Where `may_wait` says that a response may take long, the handler is cancelled when its client leaves meanwhile.
     `on_connection` is called for each connection that is let in; `on_done` after each response of `handler`, also after
     one that broke off, with the bytes of its body that went out.
     """
@@ -106,7 +109,7 @@ async def serve(
             client, local = _ends(stream)
         except OSError:  # gone again already
             return
-        connection = _Connection(stream, local, handler, limits, on_done)
+        connection = _Connection(stream, local, handler, limits, on_done, may_wait)
         if present.total() >= limits.connections or present[client] >= limits.connections_per_client:
             if refusals < REFUSALS_AT_ONCE:
                 refusals += 1
@@ -138,9 +141,10 @@ class _Connection:
         handler: Handler,
         limits: Limits,
         on_done: OnDone | None,
+        may_wait: MayWait,
     ) -> None:
         self._stream, self._local, self._handler = stream, local, handler
-        self._limits, self._on_done = limits, on_done
+        self._limits, self._on_done, self._may_wait = limits, on_done, may_wait
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES)
         self._gone = trio.CancelScope()
         self._unparsed = 0  # bytes given to h11 that are not part of a request yet
@@ -177,7 +181,7 @@ class _Connection:
         if request is None:
             return False
         try:
-            response = await self._handler(request)
+            response = await self._answer(request)
         except Exception:
             logger.exception("a request could not be answered")
             response = Response(500)
@@ -189,6 +193,22 @@ class _Connection:
             if self._on_done is not None:
                 self._on_done(request, response, self._body_sent)
         return self._http.our_state is h11.DONE
+
+    async def _answer(self, request: Request) -> Response:
+        """The handler's response; where it may wait for long, a client that leaves ends the waiting."""
+        if not self._may_wait(request):
+            return await self._handler(request)
+        response: Response | None = None
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._watch)
+                response = await self._handler(request)
+                nursery.cancel_scope.cancel()
+        finally:
+            if self._gone.cancel_called and response is not None and isinstance(response.body, FileBody):
+                response.body.file.close()
+        assert response is not None
+        return response
 
     # Receiving
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from random import Random
 
@@ -13,11 +14,12 @@ PATIENCE_S = 600.0  # a longer Retry-After counts as this: a mistake there must 
 def delay(failures: int, rng: Random, *, retry_after_s: float | None = None) -> float:
     """Seconds to wait after the `failures`-th failure in a row (1 is the first).
 
-    Doubles with "full jitter", so that a crowd that failed together does not come back together. An origin that asked
-    for patience gets at least what it asked for, and up to half as much again.
+    Doubles, and is cut by up to half at random, so that a crowd that failed together does not come back together. An
+    origin that asked for patience gets at least what it asked for, `FIRST_S` if that is longer, and up to half as much
+    again.
     """
     if retry_after_s is not None:
-        return min(retry_after_s, PATIENCE_S) * (1 + rng.random() / 2)
+        return min(max(retry_after_s, FIRST_S), PATIENCE_S) * (1 + rng.random() / 2)
     return min(LONGEST_S, FIRST_S * 2.0 ** min(failures - 1, 16)) * (0.5 + rng.random() / 2)
 
 
@@ -32,6 +34,8 @@ def retry_after(header: str | None, now_s: float) -> float | None:
     if text.isascii() and text.isdigit():
         return float(text[:9])
     try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - now_s)
+        date = parsedate_to_datetime(text)
+        zoned = date if date.tzinfo else date.replace(tzinfo=UTC)  # HTTP's dates are UTC, also when they do not say so
+        return max(0.0, zoned.timestamp() - now_s)
     except (ValueError, OverflowError):
         return None

@@ -58,6 +58,22 @@ def shim(
     return _Shim(node, config.listen.port, names, vocabulary, more or {}, now).answer
 
 
+def may_wait(node: Node) -> Callable[[Request], bool]:
+    """Which requests may have to wait for pieces: those for a file of a lesson that is not complete."""
+
+    def waits(request: Request) -> bool:
+        if request.path.startswith("/lessons/"):
+            name = request.path.split("/")[2]
+        else:
+            name, _, rest = request.host.lower().partition(".")
+            if rest.partition(":")[0] != "localhost":
+                return False
+        view = node.lesson(LessonId(name))
+        return view is not None and view.state is not State.COMPLETE
+
+    return waits
+
+
 @attrs.frozen
 class _StaticFile:
     content: bytes
@@ -109,7 +125,12 @@ class _Shim:
         path = request.path[1:]
         if not path:
             return _to_start(request, view, "/", headers)
-        return await file_response(self._node, request, view, path, headers)
+        try:
+            return await file_response(self._node, request, view, path, headers)
+        except Problem as problem:
+            if path == "favicon.ico" and problem.trouble is Trouble.NO_FILE:
+                return self._static_response(request, "icon.svg")  # browsers ask unbidden, and report a 404 as an error
+            raise
 
     async def _at_node(self, request: Request, reader: Reader) -> Response:
         if request.path.startswith("/lessons/"):

@@ -518,6 +518,28 @@ async def test_a_stream_of_known_size_leaves_the_connection_alive() -> None:
     assert answers.endswith(b"three")
 
 
+async def test_a_client_that_leaves_ends_the_wait_for_a_response_that_takes_long() -> None:
+    waiting, left = trio.Event(), trio.Event()
+
+    async def handler(request: Request) -> Response:
+        try:
+            waiting.set()
+            await trio.sleep_forever()
+        finally:
+            left.set()
+
+    listeners = await listen("127.0.0.1", 0)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lambda: serve(handler, listeners, may_wait=lambda request: True))
+        with trio.fail_after(20):
+            client = await trio.open_tcp_stream("127.0.0.1", listeners[0].socket.getsockname()[1])
+            await client.send_all(GET)
+            await waiting.wait()
+            await client.aclose()
+            await left.wait()
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_stream_is_not_made_for_head() -> None:
     @trio.as_safe_channel
     async def fails() -> AsyncGenerator[bytes, None]:

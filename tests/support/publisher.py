@@ -1,0 +1,132 @@
+"""A small publisher in a folder, and an origin in memory that serves it, or something else in its place."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import attrs
+import httpx
+import trio
+
+from edgeshare import vocabulary
+from edgeshare.manifest import LessonId, LessonManifest
+from edgeshare.publish.keys import Keys
+from edgeshare.publish.repository import Released, create_repository, open_repository, refresh_repository
+
+CATALOGUE = "cned/6e"
+
+
+def now() -> datetime:
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+@attrs.define
+class Publisher:
+    """A repository and its keys below one folder."""
+
+    folder: Path
+
+    @property
+    def repository(self) -> Path:
+        return self.folder / "repository"
+
+    @property
+    def keys(self) -> Keys:
+        return Keys(self.folder / "keys")
+
+    @property
+    def root(self) -> Path:
+        return self.repository / "metadata" / "1.root.json"
+
+    def begin(self, at: datetime | None = None) -> None:
+        create_repository(self.repository, self.keys, "cned", at or now())
+
+    def write(self, lesson: str, files: dict[str, bytes], *, levels: str = "6e") -> Path:
+        """A lesson's folder."""
+        folder = self.folder / "lessons" / lesson
+        for path, content in files.items():
+            file = folder / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+        (folder / "lesson.toml").write_text(
+            f'id = "{lesson}"\ntitle = "Une leçon"\nlanguage = "fr"\nlevels = ["{levels}"]\n'
+            f'subjects = ["mathematiques"]\nlicence = "CC-BY-SA-4.0"\nstart = "{next(iter(files))}"\n'
+            'description = ""\n',
+            encoding="utf-8",
+        )
+        return folder
+
+    def add(self, lesson: str, files: dict[str, bytes], *, levels: str = "6e") -> LessonManifest:
+        folder = self.write(lesson, files, levels=levels)
+        with open_repository(self.repository, self.keys) as opened:
+            return opened.add(folder, vocabulary.built_in()).manifest
+
+    def withdraw(self, lesson: str, why: str) -> None:
+        with open_repository(self.repository, self.keys) as opened:
+            opened.withdraw(LessonId(lesson), why)
+
+    def release(self, at: datetime | None = None) -> Released:
+        with open_repository(self.repository, self.keys) as opened:
+            return opened.release(at or now())
+
+    def refresh(self, at: datetime | None = None) -> None:
+        refresh_repository(self.repository, self.keys, at or now())
+
+
+def noise(count: int) -> bytes:
+    """Bytes that are the same nowhere else: no two contents of a test share an info-hash."""
+    return os.urandom(count)
+
+
+class Folder(httpx.AsyncBaseTransport):
+    """An origin in memory: the files of a folder, whole or in part, for an `OriginClient`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.instead: dict[str, bytes | int] = {}  # by path: other bytes, or a status
+        self.asked: list[str] = []
+        self.spans: list[tuple[str, int, int]] = []
+        self.hold: trio.Event | None = None  # what every content waits for, when set
+        self.cancelled = 0  # fetches that their client gave up while they were held
+        self.under_way = 0
+        self.most_under_way = 0
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        path = httpx.URL(request.url).path.lstrip("/")
+        self.asked.append(path)
+        self.under_way += 1
+        self.most_under_way = max(self.most_under_way, self.under_way)
+        try:
+            await trio.lowlevel.checkpoint()
+            if self.hold is not None and path.startswith("content/"):
+                await self.hold.wait()
+        except trio.Cancelled:
+            self.cancelled += 1
+            raise
+        finally:
+            self.under_way -= 1
+        known = self.instead.get(path)
+        file = self.root / path
+        if isinstance(known, int) or (known is None and not file.is_file()):
+            return httpx.Response(known if isinstance(known, int) else 404, stream=Bytes(b""))
+        content = known if isinstance(known, bytes) else file.read_bytes()
+        if asked := re.fullmatch(r"bytes=(\d+)-(\d+)", request.headers.get("range", "")):
+            start, stop = int(asked[1]), int(asked[2]) + 1
+            self.spans.append((path, start, stop))
+            part = {"Content-Range": f"bytes {start}-{stop - 1}/{len(content)}"}
+            return httpx.Response(206, headers=part, stream=Bytes(content[start:stop]))
+        return httpx.Response(200, stream=Bytes(content))
+
+
+class Bytes(httpx.AsyncByteStream):
+    """A body that has not been read yet."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield self._content

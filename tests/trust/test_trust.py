@@ -1,0 +1,443 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from datetime import timedelta
+from pathlib import Path
+from random import Random
+
+import attrs
+import httpx
+import pytest
+import trio
+from securesystemslib.signer import CryptoSigner
+from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
+from tuf.api.serialization.json import JSONSerializer
+
+from edgeshare.errors import LibraryError, OriginError, TrustError
+from edgeshare.manifest import MAX_MANIFEST, read_catalogue
+from edgeshare.origin.client import open_origins
+from edgeshare.targets import hashed_target, lesson_keys, target_path
+from edgeshare.trust import Trust, check_root
+from tests.support.publisher import CATALOGUE, Folder, Publisher, noise, now
+from tests.support.server import drip, endless, serving, silence
+
+MIRROR = "http://a/"
+
+
+@attrs.define
+class Node:
+    """The trust of one node, and the origin that it asks."""
+
+    trust: Trust
+    origin: Folder
+    folder: Path
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Publisher:
+    """One lesson in one catalogue, released once; nobody may change it."""
+    publisher = Publisher(tmp_path_factory.mktemp("published"))
+    publisher.begin()
+    publisher.add("maths-6e-fractions", {"index.html": noise(100)})
+    publisher.release()
+    return publisher
+
+
+@pytest.fixture
+def publisher(published: Publisher, tmp_path: Path) -> Publisher:
+    """The same, for this test alone."""
+    shutil.copytree(published.folder, tmp_path / "publisher")
+    return Publisher(tmp_path / "publisher")
+
+
+@asynccontextmanager
+async def node(publisher: Publisher, *, root: bytes | None = None) -> AsyncGenerator[Node, None]:
+    origin = Folder(publisher.repository)
+    folder = publisher.folder / "trust"
+    folder.mkdir(exist_ok=True)
+    async with open_origins((MIRROR,), Random(1), transport=origin) as origins:
+        yield Node(Trust(folder, root or publisher.root.read_bytes(), origins), origin, folder)
+
+
+def metadata(publisher: Publisher, name: str) -> Path:
+    return publisher.repository / "metadata" / name
+
+
+async def test_what_is_published_is_vouched_for_with_its_keys(publisher: Publisher) -> None:
+    async with node(publisher) as asking:
+        refreshed = await asking.trust.refresh((CATALOGUE,))
+    vouched = refreshed.catalogues[CATALOGUE]
+    assert (vouched.manifest.name, vouched.manifest.edition) == (CATALOGUE, 1)
+    assert list(vouched.keys.values()) == [publisher.keys.lesson_key("cned")]
+    assert refreshed.expires - now() > timedelta(days=29)
+    assert (refreshed.unpublished, refreshed.refused) == ((), {})
+
+
+async def test_a_new_edition_is_found(publisher: Publisher) -> None:
+    async with node(publisher) as asking:
+        await asking.trust.refresh((CATALOGUE,))
+        publisher.add("maths-6e-angles", {"index.html": noise(100)})
+        publisher.release()
+        refreshed = await asking.trust.refresh((CATALOGUE,))
+    assert refreshed.catalogues[CATALOGUE].manifest.edition == 2
+
+
+async def test_where_nothing_is_new_two_small_questions_say_so(publisher: Publisher) -> None:
+    async with node(publisher) as asking:
+        await asking.trust.refresh((CATALOGUE,))
+        asking.origin.asked.clear()
+        await asking.trust.refresh((CATALOGUE,))
+    assert asking.origin.asked == ["metadata/2.root.json", "metadata/timestamp.json"]
+
+
+async def test_a_catalogue_that_is_not_published_is_named_and_touches_no_other(publisher: Publisher) -> None:
+    async with node(publisher) as asking:
+        refreshed = await asking.trust.refresh((CATALOGUE, "cned/5e", "lyon/6e"))
+    assert refreshed.unpublished == ("cned/5e", "lyon/6e")
+    assert list(refreshed.catalogues) == [CATALOGUE]
+
+
+async def test_a_manifest_that_cannot_be_right_touches_no_other_catalogue(publisher: Publisher) -> None:
+    publisher.add("maths-5e-angles", {"index.html": noise(100)}, levels="5e")
+    publisher.keys.make("stranger-lessons")
+    publisher.release()
+    _vouch_anew(publisher, "cned/5e", signer="stranger")
+    async with node(publisher) as asking:
+        refreshed = await asking.trust.refresh((CATALOGUE, "cned/5e"))
+    assert list(refreshed.catalogues) == [CATALOGUE]
+    assert refreshed.refused["cned/5e"].startswith("no key that the repository vouches for signed this manifest")
+
+
+async def test_a_manifest_of_another_catalogue_is_refused(publisher: Publisher) -> None:
+    _vouch_anew(publisher, CATALOGUE, name="cned/5e")
+    async with node(publisher) as asking:
+        refreshed = await asking.trust.refresh((CATALOGUE,))
+    assert refreshed.refused == {CATALOGUE: f"the manifest of {CATALOGUE} says that it is cned/5e"}
+
+
+async def test_a_manifest_that_is_too_long_is_refused(publisher: Publisher) -> None:
+    _vouch_anew(publisher, CATALOGUE, raw=bytes(MAX_MANIFEST + 1))
+    async with node(publisher) as asking:
+        refreshed = await asking.trust.refresh((CATALOGUE,))
+    assert "65537 bytes is refused: at most 65536 are read" in refreshed.refused[CATALOGUE]
+
+
+def _vouch_anew(
+    publisher: Publisher, catalogue: str, *, signer: str = "cned", name: str | None = None, raw: bytes | None = None
+) -> None:
+    """Have the role vouch for another manifest of a catalogue: of another signer, for another name, or no manifest."""
+    role_path = max(metadata(publisher, "").glob("*.cned.json"), key=lambda path: int(path.name.split(".")[0]))
+    role = Metadata[Targets].from_bytes(role_path.read_bytes())
+    path = target_path(catalogue)
+    before = role.signed.targets[path]
+    served = publisher.repository / "targets" / hashed_target(path, before)
+    manifest = read_catalogue(served.read_bytes(), lesson_keys(before))
+    raw = raw or publisher.keys.sign_manifest(signer, attrs.evolve(manifest, name=name or catalogue))
+    target = TargetFile.from_data(path, raw, ["sha256"])
+    target.unrecognized_fields["custom"] = before.custom
+    (publisher.repository / "targets" / hashed_target(path, target)).write_bytes(raw)
+    role.signed.targets[path] = target
+    role.sign(publisher.keys.signer("cned"))
+    role_path.write_bytes(role.to_bytes(JSONSerializer()))
+    timestamp = Metadata[Timestamp].from_bytes(metadata(publisher, "timestamp.json").read_bytes())
+    version = timestamp.signed.snapshot_meta.version
+    snapshot_path = metadata(publisher, f"{version}.snapshot.json")
+    snapshot = Metadata[Snapshot].from_bytes(snapshot_path.read_bytes())
+    snapshot.sign(publisher.keys.signer("snapshot"))
+    raw_snapshot = snapshot.to_bytes(JSONSerializer())
+    snapshot_path.write_bytes(raw_snapshot)
+    timestamp.signed.snapshot_meta = MetaFile.from_data(version, raw_snapshot, ["sha256"])
+    timestamp.sign(publisher.keys.signer("timestamp"))
+    metadata(publisher, "timestamp.json").write_bytes(timestamp.to_bytes(JSONSerializer()))
+
+
+async def test_what_is_older_than_what_the_node_has_is_refused(publisher: Publisher) -> None:
+    shutil.copytree(publisher.repository, publisher.folder / "old")
+    publisher.add("maths-6e-angles", {"index.html": noise(100)})
+    publisher.release()
+    async with node(publisher) as asking:
+        await asking.trust.refresh((CATALOGUE,))
+        asking.origin.root = publisher.folder / "old"
+        with pytest.raises(TrustError, match=f"the metadata of {MIRROR} is refused, it is older than what this mach"):
+            await asking.trust.refresh((CATALOGUE,))
+        asking.origin.root = publisher.repository
+        assert (await asking.trust.refresh((CATALOGUE,))).catalogues[CATALOGUE].manifest.edition == 2
+
+
+async def test_parts_of_two_editions_are_not_mixed(publisher: Publisher) -> None:
+    publisher.add("maths-6e-angles", {"index.html": noise(100)})
+    publisher.release()
+    old_role = metadata(publisher, "2.cned.json").read_bytes()
+    old_snapshot = metadata(publisher, "2.snapshot.json").read_bytes()
+    async with node(publisher) as asking:
+        asking.origin.instead = {"metadata/3.cned.json": old_role}
+        with pytest.raises(TrustError, match="is refused, it is older than what this machine has, or mixed"):
+            await asking.trust.refresh((CATALOGUE,))
+        asking.origin.instead = {"metadata/3.snapshot.json": old_snapshot}
+        shutil.rmtree(asking.folder)
+        asking.folder.mkdir()
+        with pytest.raises(TrustError, match="is refused, "):
+            await asking.trust.refresh((CATALOGUE,))
+
+
+async def test_expired_metadata_adds_nothing_new(publisher: Publisher) -> None:
+    async with node(publisher) as asking:
+        known = (await asking.trust.refresh((CATALOGUE,))).expires
+        publisher.add("maths-6e-angles", {"index.html": noise(100)})
+        publisher.release(at=now() - timedelta(days=31))
+        with pytest.raises(TrustError, match=rf"the metadata of {MIRROR} has expired .* is this machine's clock right"):
+            await asking.trust.refresh((CATALOGUE,))
+        assert asking.trust.expires() == known
+        publisher.refresh()
+        assert (await asking.trust.refresh((CATALOGUE,))).catalogues[CATALOGUE].manifest.edition == 2
+
+
+async def test_what_expires_first_says_how_long_metadata_is_fresh(publisher: Publisher) -> None:
+    async with node(publisher) as asking:
+        assert asking.trust.expires() is None
+        publisher.add("maths-6e-angles", {"index.html": noise(100)})
+        publisher.release(at=now() - timedelta(days=88))  # two days of the snapshot's 90 are left
+        publisher.refresh()
+        refreshed = await asking.trust.refresh((CATALOGUE,))
+    assert timedelta(days=1) < refreshed.expires - now() < timedelta(days=3)
+    assert asking.trust.expires() == refreshed.expires
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"<html><body>Sign in to the school's network</body></html>",
+        b'{"signed": {"_type": "timestamp", "spec_ver',
+        b"[" * 16_000,
+        b"9" * 16_000,
+        b"\xef\xbb\xbf{}",
+        b'{"signed": {}, "signatures": []}',
+        b"null",
+        b"\xff\xfe",
+    ],
+)
+@pytest.mark.parametrize("name", ["timestamp.json", "2.snapshot.json", "2.root.json"])
+async def test_what_is_not_metadata_is_refused(publisher: Publisher, name: str, content: bytes) -> None:
+    async with node(publisher) as asking:
+        asking.origin.instead = {f"metadata/{name}": content}
+        with pytest.raises((TrustError, OriginError), match=rf"^the metadata of {MIRROR} is refused, "):
+            await asking.trust.refresh((CATALOGUE,))
+        asking.origin.instead = {}
+        await asking.trust.refresh((CATALOGUE,))
+
+
+async def test_metadata_that_somebody_altered_is_refused(publisher: Publisher) -> None:
+    text = metadata(publisher, "timestamp.json").read_text()
+    altered = json.loads(text)
+    altered["signed"]["version"] += 1
+    async with node(publisher) as asking:
+        asking.origin.instead = {"metadata/timestamp.json": json.dumps(altered).encode()}
+        with pytest.raises(TrustError, match="too few of the keys that count have signed it"):
+            await asking.trust.refresh((CATALOGUE,))
+
+
+async def test_a_target_that_somebody_altered_is_refused(publisher: Publisher) -> None:
+    (target,) = (publisher.repository / "targets").rglob("*.manifest")
+    path = str(target.relative_to(publisher.repository))
+    raw = target.read_bytes()
+    async with node(publisher) as asking:
+        for altered in (raw[:-1], raw + b"x", bytes([raw[0] ^ 1]) + raw[1:], b""):
+            asking.origin.instead = {path: altered}
+            with pytest.raises(TrustError, match=f"the metadata of {MIRROR} is refused, "):
+                await asking.trust.refresh((CATALOGUE,))
+
+
+async def test_the_root_of_another_publisher_trusts_nothing_here(publisher: Publisher, tmp_path: Path) -> None:
+    other = Publisher(tmp_path / "other")
+    other.begin()
+    async with node(publisher, root=other.root.read_bytes()) as asking:
+        with pytest.raises(TrustError, match="too few of the keys that count have signed it"):
+            await asking.trust.refresh((CATALOGUE,))
+
+
+async def test_an_update_that_is_not_whole_yet_is_no_news(publisher: Publisher) -> None:
+    publisher.add("maths-6e-angles", {"index.html": noise(100)})
+    publisher.release()
+    async with node(publisher) as asking:
+        asking.origin.instead = {"metadata/3.snapshot.json": 404}
+        with pytest.raises(OriginError, match=rf"metadata is missing, {MIRROR} has no metadata/3.snapshot.json: is it"):
+            await asking.trust.refresh((CATALOGUE,))
+
+
+async def test_a_server_that_is_no_repository_is_named(publisher: Publisher, tmp_path: Path) -> None:
+    async with node(publisher) as asking:
+        asking.origin.root = tmp_path / "nothing"
+        with pytest.raises(OriginError, match=rf"{MIRROR} has no metadata/timestamp.json: is it a repository, and"):
+            await asking.trust.refresh((CATALOGUE,))
+
+
+async def test_a_new_root_changes_the_keys(publisher: Publisher) -> None:
+    async with node(publisher) as asking:
+        await asking.trust.refresh((CATALOGUE,))
+        _rotate_timestamp_key(publisher)
+        await asking.trust.refresh((CATALOGUE,))
+        assert "metadata/3.root.json" in asking.origin.asked
+        publisher.refresh()  # by the key that no longer counts
+        with pytest.raises(TrustError, match="too few of the keys that count have signed it"):
+            await asking.trust.refresh((CATALOGUE,))
+
+
+def _rotate_timestamp_key(publisher: Publisher) -> None:
+    new = CryptoSigner.generate_ed25519()
+    root = Metadata[Root].from_bytes(publisher.root.read_bytes())
+    root.signed.revoke_key(root.signed.roles["timestamp"].keyids[0], "timestamp")
+    root.signed.add_key(new.public_key, "timestamp")
+    root.signed.version = 2
+    root.sign(publisher.keys.signer("root"))
+    metadata(publisher, "2.root.json").write_bytes(root.to_bytes(JSONSerializer()))
+    timestamp = Metadata[Timestamp].from_bytes(metadata(publisher, "timestamp.json").read_bytes())
+    timestamp.signed.version += 1
+    timestamp.sign(new)
+    metadata(publisher, "timestamp.json").write_bytes(timestamp.to_bytes(JSONSerializer()))
+
+
+@pytest.mark.parametrize("name", ["root.json", "timestamp.json", "snapshot.json", "targets.json", "cned.json"])
+@pytest.mark.parametrize("content", [None, b"", b"{", b"<html>"])
+async def test_what_a_power_cut_left_of_the_metadata_is_fetched_again(
+    publisher: Publisher, name: str, content: bytes | None
+) -> None:
+    async with node(publisher) as asking:
+        await asking.trust.refresh((CATALOGUE,))
+        (asking.folder / name).unlink()
+        if content is not None:
+            (asking.folder / name).write_bytes(content)
+        assert list((await asking.trust.refresh((CATALOGUE,))).catalogues) == [CATALOGUE]
+
+
+async def test_metadata_that_cannot_be_written_is_said_to_be(publisher: Publisher) -> None:
+    async with node(publisher) as asking:
+        await asking.trust.refresh((CATALOGUE,))
+        with _read_only(asking.folder), pytest.raises(LibraryError, match=r"cannot be written .*: is the disk full or"):
+            await asking.trust.refresh((CATALOGUE,))
+        assert asking.trust.expires() is not None
+        await asking.trust.refresh((CATALOGUE,))
+
+
+@contextmanager
+def _read_only(folder: Path) -> Iterator[None]:
+    if os.getuid() != 0:  # the mode of a folder says nothing to root
+        folder.chmod(0o500)
+        yield
+        folder.chmod(0o700)
+        return
+    subprocess.run(["mount", "--bind", folder, folder], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", folder], check=True)
+        yield
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+# Several mirrors, and servers that take their time
+
+
+class Mirrors(httpx.AsyncBaseTransport):
+    """Each host its own origin."""
+
+    def __init__(self, **folders: Folder) -> None:
+        self._folders = folders
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        return await self._folders[request.url.host].handle_async_request(request)
+
+
+def trusting(publisher: Publisher, **folders: Folder) -> AbstractAsyncContextManager[Trust]:
+    @asynccontextmanager
+    async def opened() -> AsyncGenerator[Trust, None]:
+        folder = publisher.folder / "trust"
+        folder.mkdir()
+        urls = tuple(f"http://{host}/" for host in folders)
+        async with open_origins(urls, Random(1), transport=Mirrors(**folders)) as origins:
+            yield Trust(folder, publisher.root.read_bytes(), origins)
+
+    return opened()
+
+
+@pytest.mark.parametrize("name", ["timestamp.json", "2.snapshot.json", "1.targets.json", "2.cned.json", "2.root.json"])
+async def test_one_mirror_that_sends_what_is_wrong_does_not_stop_the_others(publisher: Publisher, name: str) -> None:
+    evil, good = Folder(publisher.repository), Folder(publisher.repository)
+    evil.instead = {f"metadata/{name}": b'{"signed": {}, "signatures": []}'}
+    async with trusting(publisher, evil=evil, good=good) as trust:
+        assert list((await trust.refresh((CATALOGUE,))).catalogues) == [CATALOGUE]
+
+
+async def test_when_no_mirror_sends_what_is_right_the_reason_names_one(publisher: Publisher) -> None:
+    evil, down = Folder(publisher.repository), Folder(publisher.repository)
+    evil.instead = {"metadata/timestamp.json": b"<html>"}
+    down.instead = dict.fromkeys(("metadata/timestamp.json", "metadata/2.root.json"), 500)
+    async with trusting(publisher, evil=evil, down=down) as trust:
+        with pytest.raises(TrustError, match=r"the metadata of http://evil/ is refused, it is not TUF metadata"):
+            await trust.refresh((CATALOGUE,))
+
+
+async def test_a_server_that_drips_is_cut_at_the_refreshs_deadline(publisher: Publisher) -> None:
+    folder = publisher.folder / "trust"
+    folder.mkdir()
+    async with serving(drip) as server, open_origins((server.url,), Random(1)) as origins:
+        trust = Trust(folder, publisher.root.read_bytes(), origins, refresh_s=0.5)
+        started = trio.current_time()
+        with pytest.raises(OriginError, match="took more than"):
+            await trust.refresh((CATALOGUE,))
+        assert trio.current_time() - started < 2
+
+
+@pytest.mark.parametrize("answer", [drip, silence])
+async def test_a_refresh_under_way_ends_when_it_is_cancelled(publisher: Publisher, answer: object) -> None:
+    folder = publisher.folder / "trust"
+    folder.mkdir()
+    async with (
+        serving(drip if answer is drip else silence) as server,
+        open_origins((server.url,), Random(1)) as origins,
+    ):
+        trust = Trust(folder, publisher.root.read_bytes(), origins)
+        threads = threading.active_count()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trust.refresh, (CATALOGUE,))
+            while not server.asked:
+                await trio.sleep(0.01)
+            started = trio.current_time()
+            nursery.cancel_scope.cancel()
+        assert trio.current_time() - started < 1
+        assert threading.active_count() <= threads + 1  # trio keeps the idle thread for the next call
+
+
+async def test_metadata_without_an_end_is_cut(publisher: Publisher) -> None:
+    folder = publisher.folder / "trust"
+    folder.mkdir()
+    async with serving(endless) as server, open_origins((server.url,), Random(1)) as origins:
+        with pytest.raises(OriginError, match=f"{server.url} sends more than"):
+            await Trust(folder, publisher.root.read_bytes(), origins).refresh((CATALOGUE,))
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"<html>", b"[" * 5000])
+def test_a_root_that_is_none_is_refused_at_the_start(content: bytes) -> None:
+    with pytest.raises(TrustError):
+        check_root(content)
+
+
+def test_other_metadata_is_no_root(published: Publisher) -> None:
+    with pytest.raises(TrustError, match="it is timestamp metadata, not a root of trust"):
+        check_root(metadata(published, "timestamp.json").read_bytes())
+
+
+def test_a_root_that_its_own_keys_did_not_sign_is_refused(published: Publisher) -> None:
+    altered = json.loads(published.root.read_text())
+    altered["signed"]["version"] = 7
+    with pytest.raises(TrustError, match="that its own keys signed"):
+        check_root(json.dumps(altered).encode())
+
+
+def test_a_publishers_root_is_one(published: Publisher) -> None:
+    check_root(published.root.read_bytes())
