@@ -1,0 +1,1 @@
+"""Measurements, as ratios against public tools in the same run: `make bench`, or `python -m bench publish ready`."""

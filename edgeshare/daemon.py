@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from functools import partial
 from random import SystemRandom
 
 import attrs
@@ -22,7 +23,7 @@ from edgeshare.library.library import open_library
 from edgeshare.manifest import LessonId
 from edgeshare.origin.client import open_origins
 from edgeshare.origin.feed import Lines
-from edgeshare.shim.routes import shim
+from edgeshare.shim.routes import may_wait, shim
 from edgeshare.swarm.session import open_swarm
 from edgeshare.trust import Trust, check_root
 from edgeshare.view import CatalogueView, LessonView, NodeStatus, State
@@ -113,7 +114,8 @@ async def run_node(config: Config, *, task_status: trio.TaskStatus[Endpoint] = t
             await nursery.start(keeper.run)
             await nursery.start(serve_control, node, config.library)
             nursery.start_soon(follower.run)
-            nursery.start_soon(server.serve, shim(node, config.shim, vocabulary.built_in()), listeners)
+            pages = shim(node, config.shim, vocabulary.built_in())
+            nursery.start_soon(partial(server.serve, pages, listeners, may_wait=may_wait(node)))
             address = _address(listeners[0])
             logger.info("edgeshare %s reads at http://%s/", __version__, address)
             host.notify("READY=1")

@@ -3,21 +3,24 @@
 A catalogue's edition and a version of a lesson are the same here: metadata, pieces, files. The way is: the info dict
 from peers or the origin, checked before a file is made; pieces from peers, or from the origin as a last resort; when
 libtorrent says that all is there, the files are read back and hashed. Only then is the content complete. A write
-error, an altered file, a piece that cannot be read back: each takes it out of complete at once, and it begins again.
+error, an altered file, a piece that cannot be read back: each takes it out of complete at once. Then it waits for room,
+clears what stands in the way of its files, has libtorrent read them, and fetches what is missing; the first time at
+once, and then with pauses, so that a disk that is no good costs little.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import suppress
 from itertools import islice
 from random import Random
 
 import attrs
 import trio
 
-from edgeshare import host
 from edgeshare.errors import LibraryError, ManifestError
 from edgeshare.layout import MAX_INFO, FileEntry, Layout, Piece
 from edgeshare.library.content import Stamp
@@ -27,19 +30,26 @@ from edgeshare.manifest import InfoHash
 from edgeshare.origin.client import NotFound, OriginClient, Unreachable
 from edgeshare.origin.feed import Feed, Lines
 from edgeshare.ration import Reason
-from edgeshare.swarm.session import Helpers, Swarm, info_of, read_info
+from edgeshare.swarm.session import Helpers, Swarm, info_of, is_info, read_info
 from edgeshare.swarm.torrent import SwarmError, Torrent
 from edgeshare.units import size
 from edgeshare.view import State
 
 logger = logging.getLogger(__name__)
 
-METADATA_GRACE_S = 1.5  # for a peer to give the info dict, before the origin is asked for it
-PEERS_GRACE_S = 1.5  # for peers to be found, before the ration takes pieces
-SAVE_GRACE_S = 1.5  # for libtorrent to hand over its resume data when the node stops
-ROOM_EVERY_S = 15.0  # how often a full disk is looked at
-SPARE = 64 * 2**20  # bytes that stay free besides what is still missing
 READ_AHEAD = 8  # pieces that a reader asks for beyond the one it waits for
+
+
+@attrs.frozen(kw_only=True)
+class Pace:
+    """How long a holding waits for what, and the room that it leaves."""
+
+    metadata_grace_s: float = 2.0  # at most, for a peer to give the info dict; drawn, so that a few ask the origin
+    peers_grace_s: float = 1.0  # for peers to be found, before the ration takes pieces
+    save_grace_s: float = 1.0  # for libtorrent to hand over its resume data when the node stops
+    retry_every_s: float = 15.0  # how often a full disk, or what went wrong otherwise, is looked at
+    look_every_s: float = 600.0  # how often the files of a complete content are looked at, with nobody reading
+    spare_bytes: int = 64 * 2**20  # stay free besides what is still missing
 
 
 @attrs.frozen(kw_only=True)
@@ -60,6 +70,7 @@ class Parts:
     origins: OriginClient
     lines: Lines
     rng: Random
+    pace: Pace = Pace()
 
 
 class Holding:
@@ -68,14 +79,16 @@ class Holding:
     def __init__(self, parts: Parts, expected: Expected, stored: StoredTorrent | None) -> None:
         self.info_hash = expected.info_hash
         self.is_refused = False  # it never can be right
+        self.is_unobtainable = False  # nobody has its metadata; asked for again and again
         self.reason: str | None = None  # why nothing goes on, in one line; None while it does
         self.layout: Layout | None = None
         self.torrent: Torrent | None = None
         self._parts = parts
         self._expected = expected
         self._stored = stored
-        self._stamps: tuple[Stamp, ...] | None = None
-        self._is_altered = False
+        self._is_stored = True  # the index knows what `_stored` says
+        self._stamps: Mapping[str, Stamp] | None = None  # by path
+        self._is_dropped = False
         self._origin_before = stored.origin_bytes if stored else 0  # by earlier runs of the daemon
         self._peers_before = stored.peer_bytes if stored else 0
         self._taken: Counter[Reason] = Counter()  # from the origin, by this run
@@ -85,14 +98,14 @@ class Holding:
     def is_complete(self) -> bool:
         """Every file was verified on the disk, and nothing has spoken against it since."""
         sound = self.torrent is None or self.torrent.failure is None
-        return self._stamps is not None and not self._is_altered and sound
+        return self._stamps is not None and sound
 
     @property
     def state(self) -> State:
         """Where it stands."""
         if self.is_complete:
             return State.COMPLETE
-        if self.reason is not None or (self.torrent and self.torrent.failure):
+        if self.trouble is not None:
             return State.FAILED
         return State.FETCHING if self.torrent else State.WAITING
 
@@ -122,31 +135,44 @@ class Holding:
     async def run(self, helpers: Helpers) -> None:
         """Fetch, verify, seed and mend this content until cancelled; returns only when it never can be right.
 
-        A caller who cancels it for good also has the swarm let go of it; a node that stops need not.
+        A caller who cancels it for good also says so with `drop`, and has the swarm let go of it; a node that stops
+        need not.
         """
-        while True:
-            try:
-                await self._live(helpers)
-            except ManifestError as error:
-                self.is_refused = True
-                self._stop(str(error))
-                logger.error("%s is refused: %s", self.info_hash.hex()[:16], error)
-                return
-            except (LibraryError, SwarmError) as error:
-                self._stop(str(error))
-                logger.warning("%s stands still: %s", self.info_hash.hex()[:16], error)
-            except trio.Cancelled:
-                with trio.move_on_after(SAVE_GRACE_S, shield=True):
-                    await self._save()
-                raise
-            await self._parts.swarm.remove(self.info_hash)
-            self._peers_before, self.torrent = self.peer_bytes, None
-            await trio.sleep(ROOM_EVERY_S)
-            self.reason = None
+        try:
+            while True:
+                try:
+                    await self._live(helpers)
+                except ManifestError as error:
+                    self.is_refused = True
+                    self._stop(str(error))
+                    logger.error("%s is refused: %s", self.info_hash.hex()[:16], error)
+                    return
+                except (LibraryError, SwarmError) as error:
+                    self._stop(str(error))
+                    logger.warning("%s stands still: %s", self.info_hash.hex()[:16], error)
+                await self._parts.swarm.remove(self.info_hash)
+                self._peers_before, self.torrent = self.peer_bytes, None
+                await trio.sleep(self._parts.pace.retry_every_s)
+                self.reason = None
+                self._wake()
+        finally:
+            with trio.move_on_after(self._parts.pace.save_grace_s, shield=True):
+                await self._save()
+
+    def drop(self) -> None:
+        """It is being removed: who reads it, or waits for it, hears so, and nothing more is saved."""
+        self._is_dropped = True
+        self._wake()
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait until `condition` holds; it is looked at whenever the content comes a step further, or falls back."""
+        """Wait until `condition` holds; it is looked at whenever the content comes a step further, or falls back.
+
+        Raises:
+            LibraryError: it is being removed.
+        """
         while not condition():
+            if self._is_dropped:
+                raise LibraryError("the lesson is no longer kept here", hint="see the catalogue for what is")
             await self._changed.park()
 
     async def ready(self) -> Layout:
@@ -162,14 +188,16 @@ class Holding:
 
     def descriptor(self, entry: FileEntry) -> int | None:
         """An open descriptor of a complete, unaltered file, which the caller closes; else None."""
-        if not self.is_complete or self.layout is None or self._stamps is None:
+        if not self.is_complete or self._stamps is None:
             return None
-        known = self._stamps[self.layout.files.index(entry)]
-        descriptor = self._parts.library.open_file(self.info_hash, entry, known)
+        try:
+            descriptor = self._parts.library.open_file(self.info_hash, entry, self._stamps[entry.path])
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):  # nothing is wrong with the file; it is streamed
+                return None
+            descriptor = None
         if descriptor is None:
-            logger.warning("%s: %r was altered on the disk; checking all of it", self.info_hash.hex()[:16], entry.path)
-            self._is_altered = True
-            self._wake()
+            self._distrust(entry.path)
         return descriptor
 
     async def stream(self, entry: FileEntry, start: int, stop: int) -> AsyncGenerator[bytes, None]:
@@ -186,7 +214,6 @@ class Holding:
                 fresh = list(islice(to_come, 1 + READ_AHEAD - len(wished)))
                 torrent.urge(fresh, behind=len(wished))
                 wished.extend(fresh)
-                await torrent.until_readable(span.piece)
                 content = await torrent.read(span.piece)
                 torrent.relax([wished.popleft()])
                 yield content[span.start : span.stop]
@@ -195,52 +222,76 @@ class Holding:
 
     async def _live(self, helpers: Helpers) -> None:
         library, swarm = self._parts.library, self._parts.swarm
-        info = self._stored.info if self._stored else await self._find_info(helpers)
+        info = self._stored.info if self._stored else b""
+        if not is_info(info, self.info_hash):  # not known yet, or the index is damaged
+            info = await self._find_info(helpers)
         layout = read_info(info, self.info_hash)
         if (layout.size, len(layout.files)) != (self._expected.size, self._expected.files):
             raise ManifestError("the torrent's files are not those that its manifest names")
         stored = self._stored or StoredTorrent(
             info_hash=self.info_hash, info=info, resume=None, stamps=None, origin_bytes=0, peer_bytes=0
         )
+        stored = attrs.evolve(stored, info=info)
         was_complete = await library.unchanged(stored, layout)
         resume = stored.resume if was_complete or stored.stamps is None else None
-        if not was_complete:
+        if was_complete and stored.stamps:
+            self._stored = stored
+            self._stamps = _by_path(layout, stored.stamps)
+        else:
             # Resume data speaks for the files only after a clean stop; a kill from here on means: look at the files.
-            stored = attrs.evolve(stored, resume=None, stamps=None)
-            await library.keep_torrent(stored)
-        self._stored = stored
-        self._stamps = stored.stamps if was_complete else None
+            await self._keep(attrs.evolve(stored, resume=None, stamps=None))
+            await library.make_way(self.info_hash, layout)
         self.layout = layout
         folder = library.folder(self.info_hash)
-        self.torrent = await swarm.add(self.info_hash, info, layout, folder, helpers, resume=resume)
+        self.torrent = torrent = await swarm.add(self.info_hash, info, layout, folder, helpers, resume=resume)
         self._wake()
+        failures = 0  # since it was complete
         while True:
             if not self.is_complete:
-                await self._fetch(self.torrent, layout)
-            await self.torrent.until(lambda: not self.is_complete)
+                await self._fetch(torrent, layout)
+            if self.is_complete:
+                failures = 0
+                await self._until_doubtful(torrent, layout)
             self._stamps = None
-            self._is_altered = False
-            await self._keep(attrs.evolve(self._stored, stamps=None, resume=None))
             self._wake()
-            await self._make_room(self.torrent, layout)
-            self.torrent.look_again()
+            logger.warning("%s: %s; checking all of it", layout.name, torrent.failure)
+            await self._keep(attrs.evolve(self._totals(), stamps=None, resume=None))
+            await self._until_room(layout)
+            if failures:
+                await trio.sleep(min(self._parts.pace.retry_every_s, 2.0**failures))
+            failures += 1
+            await library.make_way(self.info_hash, layout)
+            torrent.look_again()
+            self._wake()
 
     async def _fetch(self, torrent: Torrent, layout: Layout) -> None:
         """Fetch until complete, or until the disk fails."""
         parts = self._parts
-        await Feed(torrent, parts.origins, parts.lines, self._taken, parts.rng, grace_s=PEERS_GRACE_S).run()
+        grace_s = parts.pace.peers_grace_s
+        await Feed(torrent, parts.origins, parts.lines, self._taken, parts.rng, grace_s=grace_s).run()
         if torrent.failure:
             return
         await torrent.flush()
         stamps = await parts.library.verify(self.info_hash, layout)
         if stamps is None:
-            logger.warning("%s: fetched, and not on the disk as it was; checking", self.info_hash.hex()[:16])
+            torrent.distrust("its files are not on the disk as they were fetched")
             return
         resume = await torrent.resume_data()
-        self._stamps = stamps
-        await self._keep(attrs.evolve(self._totals(), resume=resume, stamps=stamps))
+        self._stamps = _by_path(layout, stamps)
+        if not self.is_complete:  # something failed meanwhile
+            return
         self._wake()
+        await self._keep(attrs.evolve(self._totals(), resume=resume, stamps=stamps))
         logger.info("%s is complete: %s, %s of it from peers", layout.name, size(layout.size), size(self.peer_bytes))
+
+    async def _until_doubtful(self, torrent: Torrent, layout: Layout) -> None:
+        """Wait until something speaks against a complete content."""
+        while self.is_complete:
+            with trio.move_on_after(self._parts.pace.look_every_s):
+                await torrent.until(lambda: not self.is_complete)
+            assert self._stored is not None
+            if not await self._parts.library.unchanged(self._stored, layout):
+                self._distrust("a file")
 
     async def _find_info(self, helpers: Helpers) -> bytes:
         """The info dict from whichever has it first: a peer, or after a while the origin."""
@@ -253,35 +304,41 @@ class Holding:
                 nursery.cancel_scope.cancel()
 
             async def from_origin() -> None:
-                await trio.sleep(METADATA_GRACE_S if helpers.peers or helpers.trackers else 0.0)
+                grace_s = self._parts.pace.metadata_grace_s * self._parts.rng.random()
+                await trio.sleep(grace_s if helpers.peers or helpers.trackers else 0.0)
                 while True:
-                    wait_s = ROOM_EVERY_S
+                    wait_s = self._parts.pace.retry_every_s
                     try:
                         path = f"torrents/{self.info_hash.hex()}.torrent"
                         info = info_of(await self._parts.origins.file(path, 2 * MAX_INFO))
-                        read_info(info, self.info_hash)
+                        if is_info(info, self.info_hash):
+                            found.append(info)
+                            nursery.cancel_scope.cancel()
+                        else:
+                            logger.warning("the origin's %s is of another lesson", path)
                     except Unreachable as error:
                         wait_s = min(wait_s, max(0.5, error.retry_in_s))
                     except (NotFound, ManifestError) as error:
                         logger.warning("%s", error)
-                    else:
-                        found.append(info)
-                        nursery.cancel_scope.cancel()
+                        self.is_unobtainable = True
+                        self._stop(str(error))
                     await trio.sleep(wait_s)
 
             nursery.start_soon(from_peers)
             nursery.start_soon(from_origin)
+        self.is_unobtainable = False
+        self.reason = None
         return found[0]
 
-    async def _make_room(self, torrent: Torrent, layout: Layout) -> None:
-        """Wait, after a failed write, until the disk can take what is missing."""
-        while torrent.failure is not None:
-            needed = layout.size - torrent.bytes_have + SPARE
-            free = host.free_space(self._parts.library.root)
-            if free >= needed:
+    async def _until_room(self, layout: Layout) -> None:
+        """Wait until the disk can take what is missing."""
+        pace = self._parts.pace
+        while True:
+            needed, free = self._parts.library.room_for(self.info_hash, layout)
+            if needed <= 0 or free >= needed + pace.spare_bytes:
                 return
-            logger.warning("%s: %s; %s needed, %s free", layout.name, torrent.failure, size(needed), size(free))
-            await trio.sleep(ROOM_EVERY_S)
+            logger.warning("%s: %s; %s needed, %s free", layout.name, self.trouble, size(needed), size(free))
+            await trio.sleep(pace.retry_every_s)
 
     def _totals(self) -> StoredTorrent:
         """What is stored, brought up to date."""
@@ -290,15 +347,33 @@ class Holding:
         return attrs.evolve(self._stored, origin_bytes=origin, peer_bytes=self.peer_bytes)
 
     async def _keep(self, stored: StoredTorrent) -> None:
-        self._stored = stored
-        await self._parts.library.keep_torrent(stored)
+        """Have the index know; when it cannot, as on a full disk, the next start looks at the files, nothing worse."""
+        if stored != self._stored:
+            self._stored, self._is_stored = stored, False
+        if not self._is_stored:
+            try:
+                await self._parts.library.keep_torrent(stored)
+                self._is_stored = True
+            except LibraryError as error:
+                logger.warning("%s: what is known of it is not saved: %s", self.info_hash.hex()[:16], error)
 
     async def _save(self) -> None:
         """Keep what spares the next start from hashing a content that is here in part."""
+        if self._is_dropped or self._stored is None:
+            return
+        totals = self._totals()
         torrent = self.torrent
         if torrent and not self.is_complete and torrent.failure is None and torrent.is_checked:
-            resume = await torrent.resume_data()
-            await self._keep(attrs.evolve(self._totals(), resume=resume))
+            with suppress(SwarmError):
+                totals = attrs.evolve(totals, resume=await torrent.resume_data())
+        await self._keep(totals)
+
+    def _distrust(self, path: str) -> None:
+        if self.torrent:
+            self.torrent.distrust(f"{path} was altered on the disk")
+        else:
+            self._stamps = None
+        self._wake()
 
     def _stop(self, reason: str) -> None:
         self.reason = reason
@@ -306,3 +381,7 @@ class Holding:
 
     def _wake(self) -> None:
         self._changed.unpark_all()
+
+
+def _by_path(layout: Layout, stamps: tuple[Stamp, ...]) -> Mapping[str, Stamp]:
+    return {entry.path: stamp for entry, stamp in zip(layout.files, stamps, strict=True)}

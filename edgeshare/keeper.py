@@ -3,6 +3,9 @@
 A lesson is wanted when its catalogue is followed, when the config or somebody names it, or when a reader opens it. A
 new version is fetched beside the one that is served and takes its place when it is complete. A withdrawn lesson is
 no longer served, seeded or kept from the moment that its catalogue's edition is admitted.
+
+One task, the settler, brings what is held into line with what is listed and wanted; others ask it to. So nothing is
+removed by a task that ends with what it removes, or half-removed when an edition is given up for a newer one.
 """
 
 from __future__ import annotations
@@ -10,8 +13,9 @@ from __future__ import annotations
 import logging
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
+from typing import NoReturn
 
 import attrs
 import trio
@@ -21,7 +25,6 @@ from edgeshare.config import Config, nearest
 from edgeshare.errors import EdgeshareError, LibraryError, ManifestError
 from edgeshare.holding import Expected, Holding, Parts
 from edgeshare.layout import FileEntry
-from edgeshare.library import content
 from edgeshare.library.index import StoredCatalogue, StoredLesson, StoredTorrent
 from edgeshare.manifest import CatalogueManifest, InfoHash, LessonId, LessonManifest, read_catalogue, read_lesson
 from edgeshare.signing import PublicKey
@@ -31,7 +34,16 @@ from edgeshare.view import LessonView, State
 
 logger = logging.getLogger(__name__)
 
+SETTLE_EVERY_S = 600.0  # when nobody asks: what a full or failing disk refused is tried again
 AT_ONCE = 16  # contents that are fetched at the same time; what somebody asks for does not wait for its turn
+
+
+@attrs.frozen
+class _Life:
+    """The task of one holding."""
+
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    over: trio.Event = attrs.field(factory=trio.Event)
 
 
 @attrs.frozen(kw_only=True)
@@ -56,28 +68,37 @@ class Keeper:
         self._served_raw: dict[LessonId, StoredLesson] = {}
         self._wanted: set[LessonId] = set(config.fetch)
         self._holdings: dict[InfoHash, Holding] = {}
-        self._scopes: dict[InfoHash, trio.CancelScope] = {}
+        self._lives: dict[InfoHash, _Life] = {}
+        self._leaving: dict[InfoHash, trio.Event] = {}  # contents that are being deleted
+        self._undeleted: set[InfoHash] = set()  # the disk refused
         self._stored: dict[InfoHash, StoredTorrent] = {}
-        self._coming: set[InfoHash] = set()  # contents of editions that are not admitted yet
+        self._coming: dict[str, InfoHash] = {}  # the content of each catalogue's edition that is not admitted yet
         self._queue: deque[LessonManifest] = deque()  # wanted, their turn to come
-        self._settling = trio.Lock()
+        self._is_unsettled = trio.Event()
+        self._settled = trio.Event()  # what the settler sets after its next round
         self._nursery: trio.Nursery | None = None
         self._changed = trio.lowlevel.ParkingLot()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Keep the lessons until cancelled; started when what the library held is known again."""
+        """Keep the lessons until cancelled; started when what the library held is known again.
+
+        Raises:
+            LibraryError: the index cannot be read.
+        """
         await self._remember()
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            nursery.start_soon(self._parts.library.empty_trash)
+            nursery.start_soon(self._settle_when_asked)
             await self._settle()
             task_status.started()
-            await trio.sleep_forever()
 
     async def admit(self, vouched: Vouched) -> None:
         """Take the next edition of a catalogue: fetch its content through the swarm, check it, and stand on it.
 
         Raises:
             ManifestError: its content is not what its manifest says.
+            LibraryError: it cannot be kept.
         """
         manifest = vouched.manifest
         before = self.admitted.get(manifest.name)
@@ -85,24 +106,29 @@ class Keeper:
             if before.manifest.edition > manifest.edition or before.manifest != manifest:
                 logger.error("%s: the origin offers an edition %d that is not ours", manifest.name, manifest.edition)
             return
-        self._coming.add(manifest.info_hash)
+        self._coming[manifest.name] = manifest.info_hash  # stays when it is refused, or it would be fetched every time
         try:
             await self._admit(vouched)
-        finally:
-            self._coming.discard(manifest.info_hash)
+        except trio.Cancelled:  # for a newer one, which should not wait behind it
+            if self._coming.get(manifest.name) == manifest.info_hash:
+                del self._coming[manifest.name]
+            self._is_unsettled.set()
+            raise
+        self._coming.pop(manifest.name, None)
         await self._settle()
 
     async def want(self, lesson: LessonId) -> None:
         """Fetch a lesson because somebody asked for it by name; kept through restarts.
 
         Raises:
-            LibraryError: no catalogue of this node lists it, or it was withdrawn.
+            LibraryError: no catalogue of this node lists it, it was withdrawn, or the wish cannot be kept.
         """
         self._check_known(lesson)
+        known = self._served_raw.get(lesson) or StoredLesson(id=lesson, wanted=False, served=None, keys={})
+        if not known.wanted:
+            await self._keep_lesson(attrs.evolve(known, wanted=True))
         if lesson not in self._wanted:
             self._wanted.add(lesson)
-            known = self._served_raw.get(lesson) or StoredLesson(id=lesson, wanted=True, served=None, keys={})
-            await self._keep_lesson(attrs.evolve(known, wanted=True))
             await self._settle()
 
     @asynccontextmanager
@@ -172,12 +198,13 @@ class Keeper:
     async def _admit(self, vouched: Vouched) -> None:
         manifest = vouched.manifest
         holding = self._hold(_expected_catalogue(manifest), self._helpers(manifest))
-        layout = await holding.ready()
-        await holding.until(lambda: holding.is_complete)
+        await holding.until(lambda: holding.is_complete or holding.is_refused)
+        layout = holding.layout
+        if layout is None:
+            raise ManifestError(f"the content of {manifest.name} is refused ({holding.reason})")
         if [entry.path for entry in layout.files] != [FILE_NAME]:
             raise ManifestError(f"the content of {manifest.name} is not a catalogue's")
-        path = content.inside(self._parts.library.folder(manifest.info_hash), FILE_NAME)
-        raw = await trio.to_thread.run_sync(path.read_bytes)
+        raw = await self._parts.library.file(manifest.info_hash, layout.files[0])
         edition = read_edition(raw, manifest.name, manifest.edition, vouched.keys)
         for line in edition.refused:
             logger.warning("not admitted: %s", line)
@@ -217,19 +244,32 @@ class Keeper:
             self._served_raw[lesson.id] = lesson
 
     async def _settle(self) -> None:
-        """Bring what is held into line with what is listed and wanted."""
-        async with self._settling:
-            await self._settle_in_turn()
-        self._changed.unpark_all()
+        """Have what is held brought into line with what is listed and wanted; returns when it is."""
+        settled = self._settled
+        self._is_unsettled.set()
+        await settled.wait()
 
-    async def _settle_in_turn(self) -> None:
+    async def _settle_when_asked(self) -> None:
+        while True:
+            with trio.move_on_after(SETTLE_EVERY_S):
+                await self._is_unsettled.wait()
+            self._is_unsettled = trio.Event()
+            settled, self._settled = self._settled, trio.Event()
+            await self._settle_once()
+            settled.set()
+            self._changed.unpark_all()
+
+    async def _settle_once(self) -> None:
         editions = [each.edition for name, each in self.admitted.items() if self._is_shown(name)]
         self._newest = newest(editions)
         self._withdrawn = withdrawn(editions)
         for lesson in self._withdrawn.keys() & (self._served.keys() | self._served_raw.keys()):
             self._served.pop(lesson, None)
             self._served_raw.pop(lesson, None)
-            await self._parts.library.drop_lesson(lesson)
+            try:
+                await self._parts.library.drop_lesson(lesson)
+            except LibraryError as error:  # its edition says the same at the next start
+                logger.error("the withdrawn lesson %s is not forgotten yet: %s", lesson, error)
         for each in self.admitted.values():
             self._hold(_expected_catalogue(each.manifest), self._helpers(each.manifest))
         for served in self._served.values():
@@ -240,16 +280,25 @@ class Keeper:
                 self._hold(_expected(signed.manifest), self._helpers_for(signed.manifest))
             elif signed.manifest.info_hash not in self._holdings and self._is_followed(signed.manifest):
                 self._queue.append(signed.manifest)
+        for lesson, signed in self._newest.items():
+            held = self._holdings.get(signed.manifest.info_hash)
+            if held and held.is_complete:  # a new version may have the same content
+                await self._promote(lesson, signed)
         self._fill()
-        needed = self._coming | {each.manifest.info_hash for each in self.admitted.values()}
+        needed = set(self._coming.values()) | {each.manifest.info_hash for each in self.admitted.values()}
         needed |= {served.info_hash for served in self._served.values()}
         needed |= {signed.manifest.info_hash for signed in self._newest.values()}
-        for info_hash in (self._holdings.keys() | self._stored.keys()) - needed:
+        for info_hash in (self._holdings.keys() | self._stored.keys() | self._undeleted) - needed:
             await self._drop(info_hash)
 
     def _fill(self) -> None:
         """Begin with the next lessons in the queue, as long as few are being fetched."""
-        busy = sum(not holding.is_complete and not holding.is_refused for holding in self._holdings.values())
+        if not self._queue:
+            return
+        busy = sum(
+            not (holding.is_complete or holding.is_refused or holding.is_unobtainable)
+            for holding in self._holdings.values()
+        )
         while self._queue and busy < AT_ONCE:
             manifest = self._queue.popleft()
             self._hold(_expected(manifest), self._helpers_for(manifest))
@@ -262,51 +311,89 @@ class Keeper:
             assert self._nursery is not None
             holding = Holding(self._parts, expected, self._stored.pop(expected.info_hash, None))
             self._holdings[expected.info_hash] = holding
-            self._scopes[expected.info_hash] = trio.CancelScope()
-            self._nursery.start_soon(self._keep, holding, helpers)
+            life = self._lives[expected.info_hash] = _Life()
+            self._nursery.start_soon(self._keep, holding, helpers, life)
         return holding
 
-    async def _keep(self, holding: Holding, helpers: Helpers) -> None:
-        """One holding's task: its life, and what its coming to completion changes for others."""
-        with self._scopes[holding.info_hash]:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(holding.run, helpers)
-                while True:
-                    await holding.until(lambda: holding.is_complete)
-                    await self._promote(holding)
-                    self._fill()
-                    self._changed.unpark_all()
-                    await holding.until(lambda: not holding.is_complete)
-                    self._changed.unpark_all()
+    async def _keep(self, holding: Holding, helpers: Helpers, life: _Life) -> None:
+        """One holding's task: its life, and what its steps change for others."""
+        try:
+            with life.scope:
+                if leaving := self._leaving.get(holding.info_hash):  # it was dropped, and is wanted again
+                    await leaving.wait()
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(holding.run, helpers)
+                    await self._attend(holding)
+        finally:
+            life.over.set()
 
-    async def _promote(self, holding: Holding) -> None:
-        """A version is complete: it is served from now on, and the one before it goes."""
-        for lesson, signed in list(self._newest.items()):
-            if signed.manifest.info_hash != holding.info_hash or self._served.get(lesson) == signed.manifest:
-                continue
-            before = self._served.get(lesson)
-            self._served[lesson] = signed.manifest
-            keys = next(
-                each.keys for each in self.admitted.values() if each.manifest.name in signed.manifest.catalogues
-            )
+    async def _attend(self, holding: Holding) -> NoReturn:
+        while True:
+            before = holding.state, holding.is_unobtainable
+            if holding.is_complete:
+                for lesson, signed in list(self._newest.items()):
+                    if signed.manifest.info_hash == holding.info_hash:
+                        await self._promote(lesson, signed)
+            self._fill()
+            self._changed.unpark_all()
+            await holding.until(lambda: (holding.state, holding.is_unobtainable) != before)  # noqa: B023 - awaited here
+
+    async def _promote(self, lesson: LessonId, signed: SignedLesson) -> None:
+        """A lesson's newest version is complete: it is served from now on, and the one before it goes."""
+        before = self._served.get(lesson)
+        if before == signed.manifest:
+            return
+        self._served[lesson] = signed.manifest
+        try:
             await self._keep_lesson(
-                StoredLesson(id=lesson, wanted=lesson in self._wanted, served=signed.raw, keys=keys)
+                StoredLesson(id=lesson, wanted=lesson in self._wanted, served=signed.raw, keys=self._keys_of(signed))
             )
-            if before and before.info_hash != holding.info_hash:
-                await self._settle()
+        except LibraryError as error:  # what is served now would be gone at the next start: the one before stays
+            logger.error("version %d of %s is not served yet: %s", signed.manifest.version, lesson, error)
+            self._served.pop(lesson)
+            if before:
+                self._served[lesson] = before
+            return
+        if before and before.info_hash != signed.manifest.info_hash:
+            self._is_unsettled.set()
+
+    def _keys_of(self, signed: SignedLesson) -> Mapping[bytes, PublicKey]:
+        """The keys that vouch for a lesson; of its catalogues, one may know newer keys than another."""
+        for name in signed.manifest.catalogues:
+            if (admitted := self.admitted.get(name)) is not None:
+                with suppress(EdgeshareError):
+                    read_lesson(signed.raw, admitted.keys)
+                    return admitted.keys
+        return {}
 
     async def _keep_lesson(self, lesson: StoredLesson) -> None:
-        self._served_raw[lesson.id] = lesson
         await self._parts.library.keep_lesson(lesson)
+        if lesson.id in self._withdrawn:  # while it was written
+            await self._parts.library.drop_lesson(lesson.id)
+        else:
+            self._served_raw[lesson.id] = lesson
 
     async def _drop(self, info_hash: InfoHash) -> None:
-        """Stop seeding a content and delete it."""
+        """Stop seeding a content and delete it; what cannot be deleted now is tried again later."""
+        leaving = self._leaving[info_hash] = trio.Event()
+        self._undeleted.discard(info_hash)
         self._stored.pop(info_hash, None)
-        self._holdings.pop(info_hash, None)
-        if scope := self._scopes.pop(info_hash, None):
-            scope.cancel()
-        await self._parts.swarm.remove(info_hash)
-        await self._parts.library.drop_torrent(info_hash)
+        holding = self._holdings.pop(info_hash, None)
+        try:
+            if life := self._lives.pop(info_hash, None):
+                life.scope.cancel()
+            if holding:
+                holding.drop()
+            if life:
+                await life.over.wait()
+            await self._parts.swarm.remove(info_hash)
+            await self._parts.library.drop_torrent(info_hash)
+        except LibraryError as error:
+            logger.error("%s is not deleted yet: %s", info_hash.hex()[:16], error)
+            self._undeleted.add(info_hash)
+        finally:
+            del self._leaving[info_hash]
+            leaving.set()
 
     def _is_shown(self, catalogue: str) -> bool:
         return catalogue in self._config.follow or catalogue in self._config.show

@@ -152,7 +152,7 @@ class OpenLesson(Protocol):
     def stream(self, entry: FileEntry, start: int, stop: int) -> AsyncGenerator[bytes, None]:
         """The verified bytes of a file from `start` up to `stop`, as they arrive; asks for them before all others.
 
-        Closing it withdraws the wish. Raises `SwarmError` when the lesson goes away.
+        Closing it withdraws the wish. Raises `SwarmError` or `LibraryError` when the lesson goes away.
         """
         ...
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -53,6 +54,42 @@ def put(path: Path, data: bytes) -> None:
             draft.unlink(missing_ok=True)
         raise
     host.sync_folder(path.parent)
+
+
+def make_way(root: Path, layout: Layout) -> None:
+    """Leave below `root` nothing in a lesson's way, and nothing that would lead its bytes elsewhere; blocks.
+
+    What stands where a file or a folder of it belongs and is neither (a link, a folder, a device), and what cannot be
+    opened, is removed. A file that is too long is cut: libtorrent reads only as far as it expects.
+
+    Raises:
+        OSError: something cannot be removed or cut.
+    """
+    seen: set[Path] = set()
+    for entry in layout.files:
+        path = inside(root, entry.path)
+        for folder in (root, *reversed(path.relative_to(root).parents[:-1])):
+            above = root / folder
+            if above not in seen and not stat.S_ISDIR(_mode(above)):
+                _remove(above)
+            seen.add(above)
+        descriptor = _open(path, os.O_RDWR)
+        if descriptor is not None:
+            with open(descriptor, "rb+", buffering=0) as file:
+                if os.fstat(descriptor).st_size > entry.size:
+                    file.truncate(entry.size)
+        else:
+            _remove(path)
+
+
+def written(root: Path, layout: Layout) -> int:
+    """Bytes of a lesson's files that the disk has given room to, by the file system's word."""
+    total = 0
+    for entry in layout.files:
+        with contextlib.suppress(OSError):
+            status = os.stat(inside(root, entry.path), follow_symlinks=False)
+            total += min(entry.size, status.st_blocks * 512)  # stat(2) counts in 512 bytes, whatever the disk does
+    return total
 
 
 def inside(root: Path, path: str) -> Path:
@@ -129,14 +166,30 @@ def _verified(path: Path, entry: FileEntry, cancelled: Callable[[], bool], *, sy
         return before
 
 
-def _open(path: Path) -> int | None:
+def _mode(path: Path) -> int:
+    """What is at `path`, links not followed; 0 when there is nothing."""
+    try:
+        return os.stat(path, follow_symlinks=False).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
+
+
+def _remove(path: Path) -> None:
+    mode = _mode(path)
+    if stat.S_ISDIR(mode):
+        shutil.rmtree(path)
+    elif mode:
+        path.unlink()
+
+
+def _open(path: Path, access: int = os.O_RDONLY) -> int | None:
     """A descriptor of a regular file, never of a link, a FIFO or a device; None when there is none."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(path, access | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
     except OSError as error:
-        if error.errno in (errno.ENOTDIR, errno.ELOOP, errno.EACCES, errno.ENXIO):
+        if error.errno in (errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EACCES, errno.ENXIO):
             return None
         raise
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):

@@ -6,6 +6,7 @@ their info-hash, manifests against the keys that stand beside them.
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from edgeshare.library.content import Stamp
 from edgeshare.manifest import InfoHash, LessonId
 from edgeshare.signing import PublicKey
 
+DAMAGED = "move it away: the lessons are checked and kept, the catalogue is fetched again"
 VERSION = 1  # PRAGMA user_version; a higher one was written by a newer edgeshare
 
 _SCHEMA = """
@@ -87,18 +89,21 @@ class Index:
         Raises:
             LibraryError: a newer edgeshare wrote it, or it cannot be read.
         """
-        try:
-            self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = FULL")
-            (version,) = self._db.execute("PRAGMA user_version").fetchone()
-            if version == 0:
-                self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
-        except sqlite3.Error as error:
-            hint = "move it away: the lessons are checked and kept, the catalogue is fetched again"
-            raise LibraryError(f"the index {path} cannot be read ({error})", hint=hint) from error
-        if version > VERSION:
-            raise LibraryError(f"the library {path.parent} was written by a newer edgeshare", hint="install that one")
+        with contextlib.ExitStack() as closing:
+            try:
+                self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+                closing.callback(self._db.close)
+                (version,) = self._db.execute("PRAGMA user_version").fetchone()
+                if version > VERSION:
+                    what = f"the library {path.parent} was written by a newer edgeshare"
+                    raise LibraryError(what, hint="install that one")
+                self._db.execute("PRAGMA journal_mode = WAL")
+                self._db.execute("PRAGMA synchronous = FULL")
+                if version == 0:
+                    self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
+            except sqlite3.Error as error:
+                raise LibraryError(f"the index {path} cannot be read ({error})", hint=DAMAGED) from error
+            closing.pop_all()
 
     def close(self) -> None:
         """Close the file; what was stored is on the disk already."""
@@ -133,7 +138,7 @@ class Index:
                 info_hash=InfoHash(info_hash),
                 info=info,
                 resume=resume,
-                stamps=None if stamps is None else tuple(Stamp(*each) for each in msgpack.unpackb(stamps)),
+                stamps=_stamps(stamps),
                 origin_bytes=origin,
                 peer_bytes=peers,
             )
@@ -179,5 +184,17 @@ def _packed_keys(keys: Mapping[bytes, PublicKey]) -> bytes:
 
 
 def _keys(packed: bytes) -> dict[bytes, PublicKey]:
-    keys = [PublicKey(scheme, public) for scheme, public in msgpack.unpackb(packed)]
+    """The keys in a row; none when it is damaged, and then nothing in it is vouched for."""
+    try:
+        keys = [PublicKey(str(scheme), bytes(public)) for scheme, public in msgpack.unpackb(packed)]
+    except (ValueError, TypeError):
+        return {}
     return {key.id: key for key in keys}
+
+
+def _stamps(packed: bytes | None) -> tuple[Stamp, ...] | None:
+    """The stamps in a row; None, for a content to be checked, when it has none or is damaged."""
+    try:
+        return None if packed is None else tuple(Stamp(*map(int, each)) for each in msgpack.unpackb(packed))
+    except (ValueError, TypeError):
+        return None

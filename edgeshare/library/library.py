@@ -5,7 +5,7 @@
 <library>/index.sqlite  what is admitted and held (index.py)
 <library>/trust/        TUF's metadata (trust.py)
 <library>/content/<v2 info-hash>/<path>   the lessons' files, as they are
-<library>/trash/        what is being deleted; emptied at every start
+<library>/trash/        what is being deleted; emptied after every start
 ```
 """
 
@@ -16,7 +16,7 @@ import shutil
 import sqlite3
 import threading
 from collections.abc import AsyncGenerator, Callable
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,10 +24,11 @@ import trio
 
 from edgeshare import host
 from edgeshare.errors import LibraryError
+from edgeshare.hashtree import TreeHasher
 from edgeshare.layout import FileEntry, Layout
 from edgeshare.library import content
 from edgeshare.library.content import Stamp
-from edgeshare.library.index import Index, StoredCatalogue, StoredLesson, StoredTorrent
+from edgeshare.library.index import DAMAGED, Index, StoredCatalogue, StoredLesson, StoredTorrent
 from edgeshare.manifest import InfoHash, LessonId
 
 _T = TypeVar("_T")
@@ -75,9 +76,27 @@ class Library:
         await self._indexed(lambda: self._index.drop_lesson(lesson))
 
     async def drop_torrent(self, info_hash: InfoHash) -> None:
-        """Forget one content and delete its files; the swarm has let go of it before."""
+        """Delete the files of one content and forget it; the swarm has let go of it before.
+
+        In this order: killed in between, the next start finds it in the index, and drops it again.
+
+        Raises:
+            LibraryError: the files or the index cannot be changed.
+        """
+        trash = self.root / "trash" / f"{info_hash.hex()}.{os.urandom(4).hex()}"
+        try:
+            self.folder(info_hash).rename(trash)  # at once and whole; the slow part may be cut short
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise _disk_error(self.root, error) from error
         await self._indexed(lambda: self._index.drop_torrent(info_hash))
-        await trio.to_thread.run_sync(self._delete, info_hash, limiter=self._disk_turn)
+        await trio.to_thread.run_sync(_delete, trash, limiter=self._disk_turn, abandon_on_cancel=True)
+
+    async def empty_trash(self) -> None:
+        """Delete what earlier runs left half-deleted; many gigabytes take seconds, so nothing should wait for it."""
+        for left in list((self.root / "trash").iterdir()):
+            await trio.to_thread.run_sync(_delete, left, limiter=self._disk_turn, abandon_on_cancel=True)
 
     async def verify(self, info_hash: InfoHash, layout: Layout) -> tuple[Stamp, ...] | None:
         """Read one content back from disk; its stamps, or None when it is not whole (see `content.verify`).
@@ -105,6 +124,39 @@ class Library:
         folder = self.folder(held.info_hash)
         return await trio.to_thread.run_sync(content.unchanged, folder, layout, stamps, limiter=self._disk_turn)
 
+    async def make_way(self, info_hash: InfoHash, layout: Layout) -> None:
+        """Clear what stands where the files of one content belong (see `content.make_way`).
+
+        Raises:
+            LibraryError: the disk fails.
+        """
+        try:
+            folder = self.folder(info_hash)
+            await trio.to_thread.run_sync(content.make_way, folder, layout, limiter=self._disk_turn)
+        except OSError as error:
+            raise _disk_error(self.root, error) from error
+
+    def room_for(self, info_hash: InfoHash, layout: Layout) -> tuple[int, int]:
+        """Bytes that the files of one content still need on the disk, and bytes that are free there."""
+        return layout.size - content.written(self.folder(info_hash), layout), host.free_space(self.root)
+
+    async def file(self, info_hash: InfoHash, entry: FileEntry) -> bytes:
+        """All bytes of one file of a complete content, hashed once more.
+
+        Raises:
+            LibraryError: the disk fails, or it was altered.
+        """
+        path = content.inside(self.folder(info_hash), entry.path)
+        try:
+            raw = await trio.to_thread.run_sync(path.read_bytes, limiter=self._disk_turn)
+        except OSError as error:
+            raise _disk_error(self.root, error) from error
+        hasher = TreeHasher()
+        hasher.update(raw)
+        if hasher.root() != entry.root:
+            raise LibraryError(f"{path} was altered", hint="it is checked, and fetched again")
+        return raw
+
     def open_file(self, info_hash: InfoHash, entry: FileEntry, known: Stamp) -> int | None:
         """A descriptor of a complete content's file, or None when it was altered; the caller closes it."""
         return content.open_verified(self.folder(info_hash), entry, known)
@@ -113,16 +165,9 @@ class Library:
         try:
             return await trio.to_thread.run_sync(call, limiter=self._index_turn)
         except sqlite3.Error as error:
-            hint = "is the disk full or read-only?"
+            is_damaged = error.sqlite_errorcode in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+            hint = DAMAGED if is_damaged else "is the disk full or read-only?"
             raise LibraryError(f"the index in {self.root} cannot be used ({error})", hint=hint) from error
-
-    def _delete(self, info_hash: InfoHash) -> None:
-        trash = self.root / "trash" / f"{info_hash.hex()}.{os.urandom(4).hex()}"
-        try:
-            self.folder(info_hash).rename(trash)  # at once and whole; the slow part may be cut short
-        except FileNotFoundError:
-            return
-        shutil.rmtree(trash, ignore_errors=True)
 
 
 @asynccontextmanager
@@ -137,8 +182,6 @@ async def open_library(root: Path) -> AsyncGenerator[Library, None]:
             for folder in ("content", "trash", "trust"):
                 (root / folder).mkdir(parents=True, exist_ok=True)
             stack.enter_context(host.locked(root / "lock"))
-            for left in (root / "trash").iterdir():
-                shutil.rmtree(left, ignore_errors=True)
         except host.Locked as error:
             hint = "stop it, or give this node another `library`"
             raise LibraryError(f"another edgeshare uses the library {root}", hint=hint) from error
@@ -147,6 +190,14 @@ async def open_library(root: Path) -> AsyncGenerator[Library, None]:
         index = await trio.to_thread.run_sync(Index, root / "index.sqlite")
         stack.callback(index.close)
         yield Library(root, index)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def _disk_error(root: Path, error: OSError) -> LibraryError:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Set
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from random import Random
 
@@ -208,7 +209,7 @@ class Feed:
         return (since, piece) if since is not None else (float("inf"), ticket(self._secret, piece))
 
 
-def neighbours(layout: Layout, wanted: Set[Piece], first: Piece, most: int) -> list[Piece]:
+def neighbours(layout: Layout, wanted: AbstractSet[Piece], first: Piece, most: int) -> list[Piece]:
     """`first` and the wanted pieces that follow it without a gap in the same file: one range of up to `most` bytes."""
     file, start, _ = layout.file_of(first)
     run = [first]

@@ -6,7 +6,6 @@ import os
 import stat
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from io import FileIO
 from pathlib import Path
 
 from edgeshare.errors import LessonError
@@ -14,7 +13,6 @@ from edgeshare.hashtree import FileHasher, HashedFile
 from edgeshare.publish.folder import SourceFile
 
 _PORTION = 1 << 20  # bytes read at a time
-_AT_ONCE = 2  # files; more gain nothing: the file system makes one after the other
 
 
 def copy_content(
@@ -25,8 +23,7 @@ def copy_content(
 ) -> list[HashedFile]:
     """Copy `files` below the empty folder `destination` and hash what was written.
 
-    `report` hears of every portion's bytes, from several threads. Nothing is flushed to the disk: a release does that
-    once, for all.
+    `report` hears of every portion's bytes. Nothing is flushed to the disk: a release does that once, for all.
 
     Raises:
         LessonError: a file cannot be read, or changed meanwhile.
@@ -35,60 +32,62 @@ def copy_content(
     files = list(files)
     for folder in sorted({file.path.rpartition("/")[0] for file in files}):
         (destination / folder).mkdir(parents=True, exist_ok=True)
-    # Making a small file costs more than hashing it, and a large one is hashed while it is written.
-    with ThreadPoolExecutor(_AT_ONCE) as workers, ThreadPoolExecutor(_AT_ONCE) as writers:
-        tasks = [workers.submit(_copy_file, file, destination, piece_length, report, writers) for file in files]
-        try:
-            return [task.result() for task in tasks]
-        finally:
-            workers.shutdown(cancel_futures=True)
+    # A large file is hashed while it is written. Small ones gain nothing from threads: making a file is most of it.
+    with ThreadPoolExecutor(1) as beside:
+        return [_copy_file(file, f"{destination}/{file.path}", piece_length, report, beside) for file in files]
 
 
 def _copy_file(
-    file: SourceFile, destination: Path, piece_length: int, report: Callable[[int], None], writers: ThreadPoolExecutor
+    file: SourceFile, target: str, piece_length: int, report: Callable[[int], None], beside: ThreadPoolExecutor
 ) -> HashedFile:
     hasher = FileHasher(piece_length)
-    with _opened(file) as source, FileIO(f"{destination}/{file.path}", "x") as target:
-        before = os.fstat(source.fileno())
-        while portion := _read(source, file):
-            if len(portion) < _PORTION:
-                _write(target, portion)
-                hasher.update(portion)
-            else:
-                written = writers.submit(_write, target, portion)
-                hasher.update(portion)
-                written.result()
-            report(len(portion))
-        after = os.fstat(source.fileno())
-        size = target.tell()
+    source = _open(file)
+    try:
+        before = os.fstat(source)
+        if not stat.S_ISREG(before.st_mode):
+            raise LessonError(f"{file.path!r} is no longer a file", hint="publish again when it is")
+        copy = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        size = 0
+        try:
+            while portion := _read(source, file):
+                if len(portion) < _PORTION:
+                    _write(copy, portion)
+                    hasher.update(portion)
+                else:
+                    written = beside.submit(_write, copy, portion)
+                    hasher.update(portion)
+                    written.result()
+                size += len(portion)
+                report(len(portion))
+        finally:
+            os.close(copy)
+        after = os.fstat(source)
+    finally:
+        os.close(source)
     if (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size) or size != file.size:
         raise LessonError(f"{file.path!r} changed while it was read", hint="publish again when it is finished")
     return hasher.finish(file.path)
 
 
-def _write(target: FileIO, portion: bytes) -> None:
-    rest = memoryview(portion)
-    while rest:
-        rest = rest[target.write(rest) or 0 :]
-
-
-def _opened(file: SourceFile) -> FileIO:
+def _open(file: SourceFile) -> int:
     try:
         # not through a link: links were resolved when the folder was looked through
-        descriptor = os.open(file.source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        return os.open(file.source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise _unreadable(file, error) from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise LessonError(f"{file.path!r} is no longer a file", hint="publish again when it is")
-    return FileIO(descriptor)
 
 
-def _read(source: FileIO, file: SourceFile) -> bytes:
+def _read(source: int, file: SourceFile) -> bytes:
     try:
-        return source.read(_PORTION)
+        return os.read(source, _PORTION)
     except OSError as error:
         raise _unreadable(file, error) from error
+
+
+def _write(copy: int, portion: bytes) -> None:
+    rest = memoryview(portion)
+    while rest:
+        rest = rest[os.write(copy, rest) :]
 
 
 def _unreadable(file: SourceFile, error: OSError) -> LessonError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import attrs
 import libtorrent as lt
 
+from edgeshare.config import Endpoint
 from edgeshare.layout import Piece
 from edgeshare.manifest import InfoHash
 
@@ -25,6 +26,7 @@ class Progress:
     down_bytes_per_s: int
     up_bytes_per_s: int
     to_peers: int  # bytes of content sent since the session began
+    failure: str | None  # what stopped it, when something did; the word of an event that got lost
     pieces: bytes | None  # one byte a piece, 1 for those it has; None when it was not asked for
 
 
@@ -100,7 +102,7 @@ class CacheFlushed:
 
 @attrs.frozen
 class DiskFailed:
-    """Bytes that were verified could not be written, or files could not be read."""
+    """Bytes that were verified could not be written, or files could not be read, or they contradict each other."""
 
     info_hash: InfoHash
     reason: str
@@ -114,12 +116,12 @@ class ResumeDataReady:
 
 @attrs.frozen
 class Listening:
-    endpoint: str
+    endpoint: Endpoint
 
 
 @attrs.frozen
 class ListenFailed:
-    endpoint: str
+    endpoint: Endpoint
     reason: str
 
 
@@ -147,8 +149,15 @@ SwarmEvent = (
 )
 
 
-def translate(alert: lt.alert) -> tuple[SwarmEvent, ...]:  # noqa: C901 - one table, one line a kind
-    """The events in one alert; none when it means nothing to us."""
+def translate(alert: lt.alert) -> tuple[SwarmEvent, ...]:
+    """The events in one alert; none when it means nothing to us, or when its torrent has been removed meanwhile."""
+    try:
+        return _translated(alert)
+    except RuntimeError:  # from a handle that has outlived its torrent
+        return ()
+
+
+def _translated(alert: lt.alert) -> tuple[SwarmEvent, ...]:  # noqa: C901 - one table, one line a kind
     match alert:
         case lt.piece_finished_alert():
             return (PieceVerified(v2_of(alert.handle), Piece(alert.piece_index)),)
@@ -175,14 +184,16 @@ def translate(alert: lt.alert) -> tuple[SwarmEvent, ...]:  # noqa: C901 - one ta
             return (CacheFlushed(v2_of(alert.handle)),)
         case lt.file_error_alert():
             return (DiskFailed(v2_of(alert.handle), alert.error.message()),)
+        case lt.torrent_error_alert():  # above all of a check, which stands still then
+            return (DiskFailed(v2_of(alert.handle), alert.error.message()),)
         case lt.save_resume_data_alert():
             return (ResumeDataReady(v2_of(alert.handle), lt.write_resume_data_buf(alert.params)),)
         case lt.save_resume_data_failed_alert():
             return (ResumeDataReady(v2_of(alert.handle), None),)
         case lt.listen_succeeded_alert():
-            return (Listening(f"{alert.address}:{alert.port}"),)
+            return (Listening(Endpoint(str(alert.address), alert.port)),)
         case lt.listen_failed_alert():
-            return (ListenFailed(f"{alert.address}:{alert.port}", alert.error.message()),)
+            return (ListenFailed(Endpoint(str(alert.address), alert.port), alert.error.message()),)
         case lt.alerts_dropped_alert():
             return (AlertsDropped(),)
     return ()
@@ -208,5 +219,14 @@ def _progress(status: lt.torrent_status) -> Progress:
         down_bytes_per_s=status.download_payload_rate,
         up_bytes_per_s=status.upload_payload_rate,
         to_peers=status.total_payload_upload,
+        failure=_failure(status),
         pieces=bytes(status.pieces) if status.pieces else None,
     )
+
+
+def _failure(status: lt.torrent_status) -> str | None:
+    if status.errc.value():
+        return status.errc.message()
+    if status.flags & lt.torrent_flags.upload_mode:  # it no longer writes; nothing but a failed write sets this here
+        return "a write failed"
+    return None

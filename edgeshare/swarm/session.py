@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import AsyncGenerator, Mapping
+import socket
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -39,10 +40,15 @@ logger = logging.getLogger(__name__)
 
 _LISTEN_GRACE_S = 5.0
 _REPORT_EVERY_S = 1.0  # progress is for people: once a second is enough, and libtorrent sends only what changed
+_REST_GRACE_S = 5.0  # for the last writes of a torrent that is removed, on a disk that hangs
+_NAMES_GRACE_S = 2.0  # for the addresses of peers that are given by name
 
 _CATEGORIES = (
     lt.alert_category.error | lt.alert_category.status | lt.alert_category.storage | lt.alert_category.piece_progress
 )
+
+# Measured without it: up to 3 s for goodbyes to peers over uTP who are gone already.
+_PARTING: Any = {"utp_fin_resends": 0, "utp_num_resends": 1, "utp_min_timeout": 200}
 
 # Every setting that differs from libtorrent's default, with its reason.
 _SETTINGS: Mapping[str, object] = {
@@ -65,6 +71,9 @@ _SETTINGS: Mapping[str, object] = {
     "torrent_connect_boost": 60,
     "local_service_announce_interval": 60,
     "min_announce_interval": 60,
+    "peer_connect_timeout": 4,  # seconds until TCP is tried where nothing answers over UDP, as behind many a firewall
+    "min_reconnect_time": 2,  # times the failures so far: after a check of the files, all peers are connected anew
+    "max_failcount": 30,  # so a peer is tried for a quarter of an hour: a school's machines start in any order
     "unchoke_slots_limit": 16,
     "stop_tracker_timeout": 1,  # seconds: a stop must not wait for a dead tracker
 }
@@ -78,35 +87,53 @@ class Helpers:
     peers: tuple[Endpoint, ...] = ()
 
 
+@attrs.frozen
+class _Leaving:
+    """A torrent that was taken out of the session, and is not out of it yet."""
+
+    handle: lt.torrent_handle
+    gone: trio.Event = attrs.field(factory=trio.Event)
+
+
+@attrs.frozen
+class _Wanted:
+    """A content whose info dict somebody waits for."""
+
+    handle: lt.torrent_handle
+    found: trio.MemorySendChannel[bytes]
+
+
 class Swarm:
     """The swarm; made by `open_swarm`."""
 
     def __init__(self, session: lt.session) -> None:
+        self.endpoint: Endpoint | None = None  # where peers connect; None until it listens
         self._session = session
-        self._torrents: dict[InfoHash, Torrent] = {}
-        self._removed: dict[InfoHash, trio.Event] = {}
-        self._metadata: dict[InfoHash, trio.MemorySendChannel[bytes]] = {}
+        self._torrents: dict[InfoHash, tuple[Torrent, lt.torrent_handle]] = {}
+        self._leaving: dict[InfoHash, _Leaving] = {}
+        self._metadata: dict[InfoHash, _Wanted] = {}
         self._heard, self._listen_results = trio.open_memory_channel[Listening | ListenFailed](64)
 
     async def metadata(self, info_hash: InfoHash, helpers: Helpers, scratch: Path) -> bytes:
         """The info dict of `info_hash`, from whichever peer gives it first (BEP 9); waits until cancelled.
 
         Nothing is written: the files that a stranger's metadata names are looked at before any is made.
+
+        Raises:
+            SwarmError: libtorrent does not take it.
         """
-        await self._until_removed(info_hash)
         params = lt.add_torrent_params()
         params.info_hashes = lt.info_hash_t(lt.sha256_hash(info_hash))
         params.save_path = str(scratch)
         params.flags |= lt.torrent_flags.default_dont_download
-        self._prepare(params, helpers)
+        handle = await self._add(params, info_hash, helpers)
         send, receive = trio.open_memory_channel[bytes](1)
-        self._metadata[info_hash] = send
+        self._metadata[info_hash] = _Wanted(handle, send)
         try:
-            self._session.async_add_torrent(params)
             return await receive.receive()
         finally:
             del self._metadata[info_hash]
-            self._remove(info_hash)
+            self._let_go(info_hash, handle)
 
     async def add(
         self,
@@ -125,31 +152,32 @@ class Swarm:
         Raises:
             SwarmError: libtorrent does not take it.
         """
-        await self._until_removed(info_hash)
         try:
-            params = lt.read_resume_data(resume) if resume else None
-            if params is None or params.ti is None or InfoHash(params.info_hashes.v2.to_bytes()) != info_hash:
-                params = lt.load_torrent_buffer(b"d4:info" + info + b"e")
-            params.save_path = str(folder)
-            # Names are ours, from the checked layout: libtorrent would cut one of 255 bytes to 240.
-            params.renamed_files = {entry.index: entry.path for entry in layout.files}
-            self._prepare(params, helpers)
-            handle = self._session.add_torrent(params)
+            params = _resumed(resume, info_hash) or lt.load_torrent_buffer(b"d4:info" + info + b"e")
         except RuntimeError as error:
             raise SwarmError(f"libtorrent refuses the torrent {info_hash.hex()[:16]} ({error})") from error
+        params.save_path = str(folder)
+        # Names are ours, from the checked layout: libtorrent would cut one of 255 bytes to 240.
+        params.renamed_files = {entry.index: entry.path for entry in layout.files}
+        handle = await self._add(params, info_hash, helpers)
         torrent = Torrent(handle, info_hash, layout)
-        self._torrents[info_hash] = torrent
+        self._torrents[info_hash] = torrent, handle
         return torrent
 
     async def remove(self, info_hash: InfoHash) -> None:
-        """Stop fetching and seeding a content; its files stay, and nothing writes to them any more."""
-        self._torrents.pop(info_hash, None)
-        self._remove(info_hash)
-        await self._until_removed(info_hash)
+        """Stop fetching and seeding a content; its files stay, and nothing writes to them any more.
 
-    def upload_limit(self, bytes_per_s: int) -> None:
-        """Let at most `bytes_per_s` leave towards the Internet; the local network is not limited. 0 is no limit."""
-        self._session.apply_settings({"upload_rate_limit": bytes_per_s})
+        Who waits for something of the torrent gets `SwarmError`.
+        """
+        if known := self._torrents.get(info_hash):
+            torrent, handle = known
+            # libtorrent says "removed" while a slow disk still writes, and what is written makes the files anew
+            with trio.move_on_after(_REST_GRACE_S), suppress(SwarmError):
+                await torrent.rest()
+            if self._torrents.pop(info_hash, None):
+                torrent.on(TorrentRemoved(info_hash))
+                self._let_go(info_hash, handle)
+        await self._until_removed(info_hash)
 
     def dispatch(self, event: SwarmEvent) -> None:
         """Hand an event to what it is about."""
@@ -159,17 +187,17 @@ class Swarm:
                     self._heard.send_nowait(event)
             case AlertsDropped():
                 logger.warning("libtorrent's events came faster than they were taken; asking for the state again")
-                for torrent in self._torrents.values():
-                    torrent.ask_again()
+                self._ask_again()
             case MetadataReceived(info_hash=info_hash, info=info):
                 if (waiting := self._metadata.get(info_hash)) is not None:
                     with suppress(trio.WouldBlock):
-                        waiting.send_nowait(info)
+                        waiting.found.send_nowait(info)
+            case TorrentRemoved(info_hash=info_hash):
+                if (leaving := self._leaving.pop(info_hash, None)) is not None:
+                    leaving.gone.set()
             case _:
                 if (known := self._torrents.get(event.info_hash)) is not None:
-                    known.on(event)
-                if isinstance(event, TorrentRemoved) and event.info_hash in self._removed:
-                    self._removed.pop(event.info_hash).set()
+                    known[0].on(event)
 
     async def listening(self, config: SwarmConfig) -> None:
         """Wait until peers can connect.
@@ -177,11 +205,15 @@ class Swarm:
         Raises:
             ConfigError: the port cannot be used.
         """
+        reason = "no such address here"
         with trio.move_on_after(_LISTEN_GRACE_S):
             result = await self._listen_results.receive()
-            if isinstance(result, ListenFailed):
-                hint = "is another program using it? give [swarm] another `listen`"
-                raise ConfigError(f"cannot listen for peers on {config.listen} ({result.reason})", hint=hint)
+            if isinstance(result, Listening):
+                self.endpoint = result.endpoint
+                return
+            reason = result.reason
+        hint = "is another program using it? give [swarm] another `listen`"
+        raise ConfigError(f"cannot listen for peers on {config.listen} ({reason})", hint=hint)
 
     async def pump(self, bell: trio.socket.SocketType) -> NoReturn:
         """Take alerts out whenever `bell` rings, until cancelled."""
@@ -196,58 +228,82 @@ class Swarm:
         """Have progress reported, until cancelled."""
         while True:
             self._session.post_torrent_updates(0)
+            for info_hash, leaving in list(self._leaving.items()):  # the event that says so may have been dropped
+                if not leaving.handle.is_valid():
+                    self.dispatch(TorrentRemoved(info_hash))
             await trio.sleep(_REPORT_EVERY_S)
 
     def close(self) -> None:
-        """End the session; blocks until its last word to the trackers is out, `stop_tracker_timeout` at most."""
+        """End the session; blocks until its last word to trackers and peers is out, a second or so at most."""
         self._torrents.clear()
+        self._session.apply_settings(_PARTING)
         del self._session
 
-    def _prepare(self, params: lt.add_torrent_params, helpers: Helpers) -> None:
+    async def _add(self, params: lt.add_torrent_params, info_hash: InfoHash, helpers: Helpers) -> lt.torrent_handle:
         params.flags &= ~(lt.torrent_flags.auto_managed | lt.torrent_flags.paused)
         params.flags |= lt.torrent_flags.override_trackers | lt.torrent_flags.override_web_seeds
         params.trackers = list(helpers.trackers)
         params.tracker_tiers = list(range(len(helpers.trackers)))
         params.url_seeds = []
         params.http_seeds = []
-        params.peers = [(peer.host, peer.port) for peer in helpers.peers]
+        params.peers = await _addresses(helpers.peers)
+        await self._until_removed(info_hash)
+        try:
+            return self._session.add_torrent(params)
+        except RuntimeError as error:
+            raise SwarmError(f"libtorrent refuses the torrent {info_hash.hex()[:16]} ({error})") from error
 
-    def _remove(self, info_hash: InfoHash) -> None:
-        handle = self._session.find_torrent(lt.sha1_hash(info_hash[:20]))
-        if handle.is_valid() and info_hash not in self._removed:
-            self._removed[info_hash] = trio.Event()
-            self._session.remove_torrent(handle)
+    def _let_go(self, info_hash: InfoHash, handle: lt.torrent_handle) -> None:
+        self._leaving[info_hash] = _Leaving(handle)
+        self._session.remove_torrent(handle)
 
     async def _until_removed(self, info_hash: InfoHash) -> None:
-        if (leaving := self._removed.get(info_hash)) is not None:
-            await leaving.wait()
+        if (leaving := self._leaving.get(info_hash)) is not None:
+            await leaving.gone.wait()
+
+    def _ask_again(self) -> None:
+        for torrent, _ in self._torrents.values():
+            torrent.ask_again()
+        for info_hash, waiting in self._metadata.items():
+            if (info := waiting.handle.torrent_file()) is not None:
+                self.dispatch(MetadataReceived(info_hash, info.info_section()))
 
 
 @asynccontextmanager
-async def open_swarm(config: SwarmConfig) -> AsyncGenerator[Swarm, None]:
+async def open_swarm(config: SwarmConfig, *, tuning: Mapping[str, object] | None = None) -> AsyncGenerator[Swarm, None]:
     """A session that listens for peers as `config` says; its tasks live as long as the context.
+
+    They outlast a cancellation from around it: parts that are cancelled with it still hear answers while they save.
+    `tuning` is settings of libtorrent in place of ours, for tests and measurements.
 
     Raises:
         ConfigError: it cannot listen there.
     """
     bell, rope = trio.socket.socketpair()
-    with bell, rope:
+    with bell:
         rope_fd = rope.detach()
-        session = lt.session(lt.session_params(_settings(config)))
+        session = lt.session(lt.session_params(_settings(config) | dict(tuning or {})))
         session.set_alert_fd(rope_fd)
         swarm = Swarm(session)
         del session  # the swarm's is the last reference: letting go of it ends the session
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(swarm.pump, bell)
-            nursery.start_soon(swarm.report)
-            try:
-                await swarm.listening(config)
-                yield swarm
-            finally:
-                nursery.cancel_scope.cancel()
-                with trio.CancelScope(shield=True):  # bounded by stop_tracker_timeout
-                    await trio.to_thread.run_sync(swarm.close)
-                os.close(rope_fd)
+        tasks = trio.CancelScope(shield=True)  # bounded: the context below ends it
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_attend, swarm, bell, tasks)
+                try:
+                    await swarm.listening(config)
+                    yield swarm
+                finally:
+                    tasks.cancel()
+        finally:
+            with trio.CancelScope(shield=True):  # bounded by stop_tracker_timeout
+                await trio.to_thread.run_sync(swarm.close)
+            os.close(rope_fd)
+
+
+def is_info(info: bytes, info_hash: InfoHash) -> bool:
+    """Whether these bytes are the info dict that `info_hash` names."""
+    return len(info) <= MAX_INFO and hashlib.sha256(info).digest() == info_hash
 
 
 def read_info(info: bytes, info_hash: InfoHash) -> Layout:
@@ -256,7 +312,7 @@ def read_info(info: bytes, info_hash: InfoHash) -> Layout:
     Raises:
         ManifestError: it is not the one that `info_hash` names, or not what edgeshare publishes.
     """
-    if len(info) > MAX_INFO or hashlib.sha256(info).digest() != info_hash:
+    if not is_info(info, info_hash):
         raise ManifestError(f"the torrent's metadata is not that of {info_hash.hex()[:16]}…")
     try:
         decoded: Any = lt.bdecode(info)
@@ -280,6 +336,41 @@ def info_of(torrent: bytes) -> bytes:
     if not isinstance(decoded, dict) or not isinstance(decoded.get(b"info"), dict):
         raise ManifestError("these bytes are not a .torrent file")
     return bytes(lt.bencode(decoded[b"info"]))
+
+
+async def _attend(swarm: Swarm, bell: trio.socket.SocketType, scope: trio.CancelScope) -> None:
+    with scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(swarm.pump, bell)
+            nursery.start_soon(swarm.report)
+
+
+def _resumed(resume: bytes | None, info_hash: InfoHash) -> lt.add_torrent_params | None:
+    """What resume data says, when there is some and it is whole and of this content."""
+    if resume is None:
+        return None
+    try:
+        params = lt.read_resume_data(resume)
+    except RuntimeError as error:
+        logger.warning("%s: the state it was left in cannot be read (%s); checking", info_hash.hex()[:16], error)
+        return None
+    is_whole = params.ti is not None and InfoHash(params.info_hashes.v2.to_bytes()) == info_hash
+    return params if is_whole else None
+
+
+async def _addresses(peers: Iterable[Endpoint]) -> list[tuple[str, int]]:
+    """Where `peers` are; one whose name nobody knows now is left out."""
+    found: list[tuple[str, int]] = []
+    for peer in peers:
+        with trio.move_on_after(_NAMES_GRACE_S) as scope:
+            try:
+                for *_, address in await trio.socket.getaddrinfo(peer.host, peer.port, type=socket.SOCK_STREAM):
+                    found.append((str(address[0]), int(address[1])))
+            except OSError as error:
+                logger.warning("the peer %s is not found (%s)", peer, error.strerror)
+        if scope.cancelled_caught:
+            logger.warning("the peer %s is not found in time", peer)
+    return found
 
 
 def _settings(config: SwarmConfig) -> Any:  # the binding's stubs want literal keys

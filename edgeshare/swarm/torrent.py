@@ -1,7 +1,8 @@
 """One torrent in the swarm, as the rest of the code sees it: pieces, progress, and when they change.
 
 Its state follows the events that the session hands it; nothing here asks libtorrent for anything that it would have to
-wait for. A method that asks sends the question off and waits for the answer's event.
+wait for. A method that asks sends the question off and waits for the answer's event. What asks after the torrent was
+removed gets `SwarmError`, and what only tells it something is not heard: its handle then refuses every call.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 
+import attrs
 import libtorrent as lt
 import trio
 
@@ -39,6 +41,15 @@ class SwarmError(EdgeshareError):
     """libtorrent refused a torrent, or it went away while somebody waited for it."""
 
 
+@attrs.define(eq=False)
+class _Question:
+    """What somebody waits to hear from libtorrent; one answer serves all who asked the same."""
+
+    ask: Callable[[], object]
+    is_answer: Callable[[SwarmEvent], bool]
+    answer: SwarmEvent | None = None
+
+
 class Torrent:
     """A content that the swarm fetches or seeds; made by `Swarm.add`."""
 
@@ -49,15 +60,15 @@ class Torrent:
         self.failure: str | None = None  # why bytes that were verified are not on disk; None when nothing failed
         self.is_checked = False
         self.bytes_have = 0  # verified
-        self.bytes_from_peers = 0  # of those, in this session
+        self.bytes_from_peers = 0  # in this session
         self._handle = handle
+        self._all = frozenset(Piece(n) for n in range(layout.pieces))
+        self._pieces = frozenset(Piece(number) for number in range(layout.pieces))
         self._have: set[Piece] = set()
         self._given: set[Piece] = set()  # handed to libtorrent, its verdict still to come
         self._urgent: Counter[Piece] = Counter()  # readers waiting for each piece
-        self._reads: dict[Piece, list[PieceRead | None]] = {}
-        self._availabilities: list[Availability] = []  # answers since the last question
-        self._flushes = 0
-        self._resume: list[ResumeDataReady] = []
+        self._questions: list[_Question] = []
+        self._awaits_check = True  # what is said of its pieces before it was checked is out of date
         self._changed = trio.lowlevel.ParkingLot()
         self._is_gone = False
 
@@ -77,7 +88,7 @@ class Torrent:
 
     def missing(self) -> frozenset[Piece]:
         """The pieces that are not here, nor given and on their way through the hash check."""
-        return frozenset(Piece(p) for p in range(self.layout.pieces)) - self._have - self._given
+        return self._all - self._have - self._given
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until `condition` holds; it is looked at again whenever anything about the torrent changes.
@@ -91,40 +102,40 @@ class Torrent:
             await self._changed.park()
         await trio.lowlevel.checkpoint()
 
-    async def until_readable(self, piece: Piece) -> None:
-        """Wait until a piece was verified and nothing is known to be wrong with the disk."""
-        await self.until(lambda: piece in self._have and self.failure is None)
-
     async def read(self, piece: Piece) -> bytes:
-        """A verified piece without its padding, out of libtorrent's memory or the disk, hashed once more here.
+        """A piece without its padding, as soon as it is verified, out of libtorrent's memory or the disk.
+
+        It is hashed once more here: what libtorrent believes to have may be lost on a full disk, or altered. Then the
+        torrent counts as failed, and this waits until somebody has looked again and the piece is back.
 
         Raises:
-            SwarmError: it cannot be read, or is no longer what was verified; the torrent counts as failed then.
+            SwarmError: the torrent was removed.
         """
-        waiting = self._reads.setdefault(piece, [])
-        waiting.append(None)
-        place = len(waiting) - 1
-        self._handle.read_piece(piece)
-        await self.until(lambda: waiting[place] is not None)
-        found = waiting[place]
-        content = found.content if found else None
-        if content is None or not self.layout.is_piece(piece, content):
-            self._fail(f"piece {piece} is not on the disk as it was verified")
-            raise SwarmError(f"piece {piece} cannot be read back", hint="it is being fetched again")
-        _, start, stop = self.layout.file_of(piece)
-        return content[: stop - start]
+        while True:
+            await self.until(lambda: piece in self._have)
+            found = await self._answer(
+                lambda: self._handle.read_piece(piece),
+                lambda event: isinstance(event, PieceRead) and event.piece == piece,
+            )
+            assert isinstance(found, PieceRead)
+            if found.content is not None and self.layout.is_piece(piece, found.content):
+                _, start, stop = self.layout.file_of(piece)
+                return found.content[: stop - start]
+            if piece in self._have:  # no check of the files has begun meanwhile
+                self._lose(piece)
+                self.distrust(f"piece {piece} is not on the disk as it was verified")
 
     def give(self, piece: Piece, content: bytes) -> None:
         """Hand in a piece from the origin; PieceVerified or PieceRefused follows, and peers get it from here."""
-        if piece not in self._have:
+        if piece not in self._have and not self._is_gone:
             self._given.add(piece)
-            self._handle.add_piece(piece, content + bytes(self.layout.piece_length - len(content)), 0)
+            self._handle.add_piece(piece, content.ljust(self.layout.piece_length, b"\0"), 0)
 
     def urge(self, pieces: Iterable[Piece], *, behind: int = 0) -> None:
         """A reader waits for `pieces`, in this order and behind as many others; undone by `relax`."""
         for rank, piece in enumerate(pieces, behind):
             self._urgent[piece] += 1
-            if piece not in self._have:
+            if piece not in self._have and not self._is_gone:
                 self._handle.set_piece_deadline(piece, rank * _STEP_MS)
         self._wake()
 
@@ -136,102 +147,153 @@ class Torrent:
                 del self._urgent[piece]
                 if piece not in self._have and not self._is_gone:
                     self._handle.reset_piece_deadline(piece)
+        self._wake()
 
     async def availability(self) -> tuple[int, ...]:
-        """For each piece, how many connected peers have it, now."""
-        self._availabilities.clear()
-        self._handle.post_piece_availability()
-        await self.until(lambda: bool(self._availabilities))
-        found = self._availabilities[-1].peers
-        return found if len(found) == self.layout.pieces else (0,) * self.layout.pieces
+        """For each piece, how many connected peers have it, now.
+
+        Raises:
+            SwarmError: the torrent was removed.
+        """
+        found = await self._answer(self._handle.post_piece_availability, lambda event: isinstance(event, Availability))
+        assert isinstance(found, Availability)
+        return found.peers if len(found.peers) == self.layout.pieces else (0,) * self.layout.pieces
 
     async def flush(self) -> None:
-        """Have everything that was verified written to the disk, as far as libtorrent can tell."""
-        seen = self._flushes
-        self._handle.flush_cache()
-        await self.until(lambda: self._flushes > seen)
+        """Have everything that was verified written to the disk, as far as libtorrent can tell.
+
+        Raises:
+            SwarmError: the torrent was removed.
+        """
+        await self._answer(self._handle.flush_cache, lambda event: isinstance(event, CacheFlushed))
 
     async def resume_data(self) -> bytes | None:
-        """What libtorrent needs to go on after a restart without hashing; None when it has nothing to say."""
-        self._resume.clear()
-        self._handle.save_resume_data(_SAVE)
-        await self.until(lambda: bool(self._resume))
-        return self._resume[0].resume
+        """What libtorrent needs to go on after a restart without hashing; None when it has nothing to say.
 
-    def connect(self, host: str, port: int) -> None:
-        """Try a peer."""
-        self._handle.connect_peer((host, port))
+        Raises:
+            SwarmError: the torrent was removed.
+        """
+        found = await self._answer(
+            lambda: self._handle.save_resume_data(_SAVE), lambda event: isinstance(event, ResumeDataReady)
+        )
+        assert isinstance(found, ResumeDataReady)
+        return found.resume
 
-    def rest(self) -> None:
-        """Stop transferring, and stay."""
-        self._handle.pause()
+    async def rest(self) -> None:
+        """Stop transferring; returns when nothing is written any more, and its files are closed.
+
+        Raises:
+            SwarmError: the torrent was removed.
+        """
+        if not self._is_gone:
+            self._handle.pause()
+        await self.flush()
+
+    def distrust(self, reason: str) -> None:
+        """Its files are not what was verified: nothing is sent or fetched until somebody looks again."""
+        if self.failure is None:
+            self.failure = reason
+            if not self._is_gone:
+                self._handle.pause()
+        self._wake()
 
     def look_again(self) -> None:
         """Forget what is thought to be here, read all files, and fetch what is missing."""
+        self._awaits_check = True
         self.is_checked = False
         self.failure = None
         self._have.clear()
         self._given.clear()
         self.bytes_have = 0
-        self._handle.clear_error()
-        self._handle.force_recheck()
-        self._handle.resume()
+        if not self._is_gone:
+            self._handle.clear_error()
+            self._handle.unset_flags(lt.torrent_flags.upload_mode)
+            self._handle.force_recheck()
+            self._handle.resume()
+        self._wake()
 
     def on(self, event: SwarmEvent) -> None:
         """Follow one event; called by the session for this torrent's."""
+        if self._is_gone:
+            return
+        for question in self._questions:
+            if question.answer is None and question.is_answer(event):
+                question.answer = event
         match event:
             case PieceVerified(piece=piece):
-                if self.is_checked and piece not in self._have:
-                    self._have.add(piece)
-                    _, start, stop = self.layout.file_of(piece)
-                    self.bytes_have += stop - start
-                    self.bytes_from_peers += 0 if piece in self._given else stop - start
+                if self.is_checked:
+                    self._gain(piece)
                 self._given.discard(piece)
             case PieceRefused(piece=piece):
                 self._given.discard(piece)
             case TorrentProgress(progress=progress):
                 self.progress = progress
-                if progress.pieces is not None and not progress.is_checking:
+                if progress.failure is not None and not self._awaits_check:
+                    self.distrust(progress.failure)
+                if progress.pieces is not None and not progress.is_checking and not self._awaits_check:
                     self._take_pieces(progress.pieces)
             case TorrentChecked():
+                self._awaits_check = False
                 self._handle.post_status(lt.torrent_handle.query_pieces)
-            case PieceRead(piece=piece):
-                waiting = self._reads.pop(piece, [])
-                waiting[:] = [event] * len(waiting)
-            case Availability():
-                self._availabilities.append(event)
-            case CacheFlushed():
-                self._flushes += 1
-            case ResumeDataReady():
-                self._resume.append(event)
             case DiskFailed(reason=reason):
-                self._fail(reason)
+                self.distrust(reason)
             case TorrentAdded(error=str(error)):
-                self._fail(error)
+                self.distrust(error)
             case TorrentRemoved():
                 self._is_gone = True
         self._wake()
 
     def ask_again(self) -> None:
         """Events were lost: ask for the state, and for every answer that somebody waits for."""
+        if self._is_gone:
+            return
+        self._awaits_check = False
+        self._given.clear()  # their verdicts may be among what was lost
         self._handle.post_status(lt.torrent_handle.query_pieces)
-        for piece in self._reads:
-            self._handle.read_piece(piece)
-        self._handle.post_piece_availability()
-        self._handle.flush_cache()
+        for question in self._questions:
+            question.ask()
+
+    async def _answer(self, ask: Callable[[], object], is_answer: Callable[[SwarmEvent], bool]) -> SwarmEvent:
+        question = _Question(ask, is_answer)
+        self._questions.append(question)
+        try:
+            if not self._is_gone:
+                ask()
+            await self.until(lambda: question.answer is not None)
+        finally:
+            self._questions.remove(question)
+        assert question.answer is not None
+        return question.answer
 
     def _take_pieces(self, pieces: bytes) -> None:
-        self._have = {Piece(n) for n, has in enumerate(pieces) if has}
-        self._given -= self._have
-        self.bytes_have = sum(stop - start for _, start, stop in map(self.layout.file_of, self._have))
-        self.is_checked = True
+        """Stand on what libtorrent says to have, after a check or after lost events."""
+        have = {Piece(n) for n, has in enumerate(pieces) if has}
+        if self.is_checked:
+            for piece in have - self._have:
+                self._gain(piece)
+            for piece in self._have - have:
+                self._lose(piece)
+        else:
+            self._have = have
+            self.bytes_have = sum(map(self._bytes_of, have))
+            self.is_checked = True
+            for piece in self._urgent.keys() - have:  # the check has forgotten them
+                self._handle.set_piece_deadline(piece, 0)
+        self._given -= have
 
-    def _fail(self, reason: str) -> None:
-        """Bytes are not where they should be: nothing more is fetched until somebody has made room and looks again."""
-        if self.failure is None:
-            self.failure = reason
-            self._handle.pause()
-        self._wake()
+    def _gain(self, piece: Piece) -> None:
+        if piece not in self._have:
+            self._have.add(piece)
+            self.bytes_have += self._bytes_of(piece)
+            self.bytes_from_peers += 0 if piece in self._given else self._bytes_of(piece)
+
+    def _lose(self, piece: Piece) -> None:
+        self._have.discard(piece)
+        self.bytes_have -= self._bytes_of(piece)
+
+    def _bytes_of(self, piece: Piece) -> int:
+        _, start, stop = self.layout.file_of(piece)
+        return stop - start
 
     def _wake(self) -> None:
         self._changed.unpark_all()

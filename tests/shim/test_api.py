@@ -14,7 +14,7 @@ from edgeshare.manifest import LessonId
 from edgeshare.view import State
 
 if TYPE_CHECKING:
-    from conftest import Browser, NodeInMemory
+    from tests.shim.conftest import Browser, NodeInMemory
 
 PROGRESS = {"id", "state", "bytes_have", "size"}
 

@@ -14,7 +14,7 @@ from edgeshare.manifest import InfoHash, LessonId
 from edgeshare.view import State
 
 if TYPE_CHECKING:
-    from conftest import Browser, NodeInMemory
+    from tests.shim.conftest import Browser, NodeInMemory
 
 FRACTIONS = "maths-6e-fractions.localhost:8470"
 EAU = "sciences-6e-eau.localhost:8470"
@@ -377,3 +377,8 @@ async def test_a_list_of_files_that_does_not_come_is_503(
     del node.contents[LessonId("sciences-6e-eau")]
     assert (await browser.get("/index.html", host=EAU, method=method)).status == 503
     assert node.reads.total() == 0
+
+
+async def test_a_lesson_without_an_icon_gets_ours_so_that_no_browser_reports_an_error(browser: Browser) -> None:
+    response = await browser.get("/favicon.ico", host="maths-6e-fractions.localhost:8470")
+    assert (response.status, dict(response.headers)["content-type"]) == (200, "image/svg+xml")

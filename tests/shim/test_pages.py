@@ -14,7 +14,7 @@ from edgeshare.shim.shelves import MOST_SHOWN
 from edgeshare.view import State
 
 if TYPE_CHECKING:
-    from conftest import Browser, NodeInMemory
+    from tests.shim.conftest import Browser, NodeInMemory
 
 FRACTIONS = LessonId("maths-6e-fractions")
 NOW = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)  # the shim's, too

@@ -13,7 +13,7 @@ from edgeshare.view import LessonView, State
 from edgeshare.vocabulary import built_in
 
 if TYPE_CHECKING:
-    from conftest import NodeInMemory
+    from tests.shim.conftest import NodeInMemory
 
 WORDS = built_in()
 

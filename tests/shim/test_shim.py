@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,11 +12,11 @@ import trio
 from edgeshare.config import Endpoint, ShimConfig
 from edgeshare.httpd.messages import Request, Response
 from edgeshare.httpd.server import listen, serve
-from edgeshare.shim.routes import Handler, shim
+from edgeshare.shim.routes import Handler, may_wait, shim
 from edgeshare.vocabulary import built_in
 
 if TYPE_CHECKING:
-    from conftest import Browser, NodeInMemory
+    from tests.shim.conftest import Browser, NodeInMemory
 
 FILM = bytes(range(256)) * 40
 PATHS = [
@@ -101,6 +102,27 @@ async def test_a_client_that_leaves_ends_the_stream(handler: Handler, node: Node
         with trio.fail_after(10):
             while node.streams or node.reads.total():
                 await trio.sleep(0.01)  # no event outside the server tells it
+
+
+@pytest.mark.parametrize("by_path", [False, True])
+async def test_a_client_that_leaves_before_the_first_bytes_ends_the_wait(
+    handler: Handler, node: NodeInMemory, by_path: bool
+) -> None:
+    node.arrive("sciences-6e-eau", "film.mp4", 0)
+    listeners = await listen("127.0.0.1", 0)
+    port = listeners[0].socket.getsockname()[1]
+    host = f"127.0.0.1:{port}" if by_path else f"sciences-6e-eau.localhost:{port}"
+    path = "/lessons/sciences-6e-eau/film.mp4" if by_path else "/film.mp4"
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(serve, handler, listeners, may_wait=may_wait(node)))
+        with trio.fail_after(10):
+            async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+                await stream.send_all(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+                while not node.streams:
+                    await trio.sleep(0.01)
+            while node.streams or node.reads.total():
+                await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_page_hears_of_a_change_through_the_server(handler: Handler, node: NodeInMemory) -> None:

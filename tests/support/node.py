@@ -31,6 +31,7 @@ class Origin(httpx.AsyncBaseTransport):
         self.sent = 0  # bytes of content
         self.most: int | None = None  # bytes of content that it gives before it stops answering
         self.withheld: set[str] = set()  # contents, in hex, whose files it does not give
+        self.unknown: set[str] = set()  # contents, in hex, whose torrents it has not
         self.repository: Path | None = None  # a folder with more files
         for each in contents:
             self.publish(each)
@@ -51,6 +52,8 @@ class Origin(httpx.AsyncBaseTransport):
         self.asked.append((path, asked))
         await trio.lowlevel.checkpoint()
         body = self._body(path)
+        if any(path == f"torrents/{each}.torrent" for each in self.unknown):
+            body = None
         if any(path.startswith(f"content/{each}/") for each in self.withheld):
             await trio.sleep_forever()
         if body is None:

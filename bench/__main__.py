@@ -1,0 +1,11 @@
+"""`python -m bench [NAME…]`: all benches, or those named."""
+
+import sys
+
+from bench import publish, ready
+
+BENCHES = {"publish": publish.main, "ready": ready.main}
+
+for wanted in sys.argv[1:] or list(BENCHES):
+    print(f"{wanted}:", file=sys.stderr)
+    BENCHES[wanted]()

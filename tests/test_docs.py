@@ -1,0 +1,75 @@
+"""The docs keep step with the code: a key, a command or a path that is missing there is a failure here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_type_hints
+
+import attrs
+import click
+import pytest
+
+from edgeshare.cli.main import cli
+from edgeshare.config import Config, Endpoint, ShimConfig, SwarmConfig, parse
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+
+
+def commands(group: click.Group, above: str = "edgeshare") -> Iterator[tuple[str, click.Command]]:
+    with click.Context(group) as context:
+        for name in group.list_commands(context):
+            command = group.get_command(context, name)
+            assert command is not None
+            if isinstance(command, click.Group):
+                yield from commands(command, f"{above} {name}")
+            else:
+                yield f"{above} {name}", command
+
+
+def test_every_command_is_in_the_docs() -> None:
+    text = (DOCS / "commands.md").read_text(encoding="utf-8")
+    missing = [name for name, _ in commands(cli) if f"`{name} " not in text]
+    assert not missing
+
+
+def test_every_option_of_a_publishing_command_is_in_the_docs() -> None:
+    text = (DOCS / "commands.md").read_text(encoding="utf-8")
+    for name, command in commands(cli):
+        if " publish " in name:
+            row = next(line for line in text.splitlines() if f"`{name} " in line)
+            options = [parameter.opts[0] for parameter in command.params if isinstance(parameter, click.Option)]
+            assert [option for option in options if option not in row and option != "--json"] == []
+
+
+def test_every_commands_help_ends_with_an_example() -> None:
+    for name, command in commands(cli):
+        help_text = command.help or ""
+        assert re.search(rf"Example:\n +{name}", help_text), name
+
+
+@pytest.mark.parametrize("section", [Config, ShimConfig, SwarmConfig])
+def test_every_key_of_the_config_is_in_the_docs(section: type) -> None:
+    text = (DOCS / "config.md").read_text(encoding="utf-8")
+    keys = [key for key, kind in get_type_hints(section).items() if kind is Endpoint or not attrs.has(kind)]
+    missing = [key for key in keys if f"| `{key}` |" not in text]
+    assert not missing
+
+
+def test_the_defaults_in_the_docs_are_those_of_the_code() -> None:
+    text = (DOCS / "config.md").read_text(encoding="utf-8")
+    needed = 'origins = ["https://lecons.example.fr/"]\nroot = "root.json"\n'
+    config = parse(needed, Path("/etc/edgeshare/edgeshare.toml"))
+    assert f'| `library` | `"{config.library}"`' in text
+    assert f"| `refresh_every_s` | `{config.refresh_every_s:.0f}`" in text
+    assert f'`"{config.shim.listen}"` home' in text
+    assert f'| `listen` | `"{config.swarm.listen}"` |' in text
+
+
+def test_links_in_the_docs_lead_somewhere() -> None:
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.glob("*.md"), *ROOT.glob("*/*/README.md")]:
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
+            if not target.startswith(("http://", "https://")):
+                assert (page.parent / target).exists(), f"{page}: {target}"
