@@ -215,7 +215,7 @@ def _progress(status: lt.torrent_status) -> Progress:
         is_finished=status.is_finished,
         is_paused=bool(status.flags & lt.torrent_flags.paused),
         peers=status.num_peers,
-        seekers=max(status.num_complete + status.num_incomplete, status.list_peers, 0) + 1,
+        seekers=max(status.num_complete + status.num_incomplete, status.list_peers + 1, 1),  # a tracker counts us too
         down_bytes_per_s=status.download_payload_rate,
         up_bytes_per_s=status.upload_payload_rate,
         to_peers=status.total_payload_upload,
