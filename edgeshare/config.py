@@ -216,7 +216,7 @@ def _is_tuple(kind: Any) -> bool:
 
 def _list(value: object, kind: Any) -> Any:
     if not isinstance(value, list):
-        raise ValueError("is not a list")  # noqa: TRY004
+        raise ValueError("is not a list, like ['…', '…']")  # noqa: TRY004
     inner = typing.get_args(kind)[0]
     return tuple(_converter.structure(item, inner) for item in value)
 

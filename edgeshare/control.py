@@ -61,7 +61,7 @@ async def ask(library: Path, request: dict[str, Any]) -> AsyncGenerator[dict[str
         hint = "run this as the user that the daemon runs as"
         raise LibraryError(f"the daemon of {library} belongs to another user", hint=hint) from error
     except OSError as error:
-        hint = "start one with `edgeshare run`, or name another with --library or --config"
+        hint = "start one with `edgeshare run --config FILE`, or name another with --library or --config"
         raise LibraryError(f"no daemon runs on the library {library}", hint=hint) from error
     async with stream, contextlib.aclosing(_lines(stream)) as lines:
         try:

@@ -6,6 +6,7 @@ import logging
 import socket
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
+from pathlib import Path
 from random import SystemRandom
 
 import attrs
@@ -87,7 +88,7 @@ class RunningNode:
             peer_bytes=peer_bytes,
             uploaded_bytes=uploaded,
             peers=peers,
-            free_bytes=host.free_space(self.config.library),
+            free_bytes=_free_bytes(self.config.library),
         )
 
 
@@ -132,6 +133,13 @@ async def run_until_stopped(config: Config) -> None:
                 host.notify("STOPPING=1")
                 nursery.cancel_scope.cancel()
                 break
+
+
+def _free_bytes(library: Path) -> int:
+    try:
+        return host.free_space(library)
+    except OSError:  # its disk is gone; each lesson says so
+        return 0
 
 
 def _address(listener: trio.SocketListener) -> Endpoint:

@@ -92,7 +92,13 @@ class Holding:
         self._origin_before = stored.origin_bytes if stored else 0  # by earlier runs of the daemon
         self._peers_before = stored.peer_bytes if stored else 0
         self._taken: Counter[Reason] = Counter()  # from the origin, by this run
+        self._feed: Feed | None = None  # while it is being fetched
         self._changed = trio.lowlevel.ParkingLot()
+
+    @property
+    def missing_at_origin(self) -> str | None:
+        """What the origin says of a content that it does not have; None when it has it, or is not asked."""
+        return self._feed.missing if self._feed else None
 
     @property
     def is_complete(self) -> bool:
@@ -172,6 +178,7 @@ class Holding:
         """
         while not condition():
             if self._is_dropped:
+                await trio.lowlevel.checkpoint()  # a task that ends with the content is cancelled, and hears that first
                 raise LibraryError("the lesson is no longer kept here", hint="see the catalogue for what is")
             await self._changed.park()
 
@@ -268,7 +275,11 @@ class Holding:
         """Fetch until complete, or until the disk fails."""
         parts = self._parts
         grace_s = parts.pace.peers_grace_s
-        await Feed(torrent, parts.origins, parts.lines, self._taken, parts.rng, grace_s=grace_s).run()
+        self._feed = Feed(torrent, parts.origins, parts.lines, self._taken, parts.rng, grace_s=grace_s)
+        try:
+            await self._feed.run()
+        finally:
+            self._feed = None
         if torrent.failure:
             return
         await torrent.flush()
@@ -296,11 +307,15 @@ class Holding:
     async def _find_info(self, helpers: Helpers) -> bytes:
         """The info dict from whichever has it first: a peer, or after a while the origin."""
         found: list[bytes] = []
+        refused: list[SwarmError] = []
         async with trio.open_nursery() as nursery:
 
             async def from_peers() -> None:
                 scratch = self._parts.library.root / "trash"
-                found.append(await self._parts.swarm.metadata(self.info_hash, helpers, scratch))
+                try:
+                    found.append(await self._parts.swarm.metadata(self.info_hash, helpers, scratch))
+                except SwarmError as error:  # raised below: a nursery would wrap it
+                    refused.append(error)
                 nursery.cancel_scope.cancel()
 
             async def from_origin() -> None:
@@ -326,6 +341,8 @@ class Holding:
 
             nursery.start_soon(from_peers)
             nursery.start_soon(from_origin)
+        if not found:
+            raise refused[0]
         self.is_unobtainable = False
         self.reason = None
         return found[0]
@@ -334,7 +351,7 @@ class Holding:
         """Wait until the disk can take what is missing."""
         pace = self._parts.pace
         while True:
-            needed, free = self._parts.library.room_for(self.info_hash, layout)
+            needed, free = await self._parts.library.room_for(self.info_hash, layout)
             if needed <= 0 or free >= needed + pace.spare_bytes:
                 return
             logger.warning("%s: %s; %s needed, %s free", layout.name, self.trouble, size(needed), size(free))

@@ -74,11 +74,8 @@ def listen_locally(path: Path) -> trio.SocketListener:
         with _short(path) as address:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(address)
-            before = os.umask(0o177)
-            try:
-                listener.bind(address)
-            finally:
-                os.umask(before)
+            os.fchmod(listener.fileno(), 0o600)  # before it has a name; the umask is other threads' too
+            listener.bind(address)
         listener.listen(16)
         return trio.SocketListener(trio.socket.from_stdlib_socket(listener))
     except BaseException:

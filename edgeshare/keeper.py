@@ -22,7 +22,7 @@ import trio
 
 from edgeshare.catalogue import FILE_NAME, Edition, SignedLesson, Withdrawal, newest, read_edition, withdrawn
 from edgeshare.config import Config, nearest
-from edgeshare.errors import EdgeshareError, LibraryError, ManifestError
+from edgeshare.errors import EdgeshareError, LibraryError, ManifestError, TrustError
 from edgeshare.holding import Expected, Holding, Parts
 from edgeshare.layout import FileEntry
 from edgeshare.library.index import StoredCatalogue, StoredLesson, StoredTorrent
@@ -76,6 +76,7 @@ class Keeper:
         self._queue: deque[LessonManifest] = deque()  # wanted, their turn to come
         self._is_unsettled = trio.Event()
         self._settled = trio.Event()  # what the settler sets after its next round
+        self._reading = trio.CapacityLimiter(1)  # editions, one after the other
         self._nursery: trio.Nursery | None = None
         self._changed = trio.lowlevel.ParkingLot()
 
@@ -98,13 +99,17 @@ class Keeper:
 
         Raises:
             ManifestError: its content is not what its manifest says.
+            TrustError: it is not newer than what was admitted, and other.
             LibraryError: it cannot be kept.
         """
         manifest = vouched.manifest
         before = self.admitted.get(manifest.name)
         if before and before.manifest.edition >= manifest.edition:
-            if before.manifest.edition > manifest.edition or before.manifest != manifest:
-                logger.error("%s: the origin offers an edition %d that is not ours", manifest.name, manifest.edition)
+            if before.manifest != manifest:
+                ours = f"edition {before.manifest.edition} was admitted here"
+                hint = "its publisher may have gone back to a backup: it has to release a higher edition"
+                what = f"the origin offers another edition {manifest.edition} of {manifest.name}, and {ours}"
+                raise TrustError(what, hint=hint)
             return
         self._coming[manifest.name] = manifest.info_hash  # stays when it is refused, or it would be fetched every time
         try:
@@ -166,23 +171,31 @@ class Keeper:
             state = State.WAITING if self._is_followed(manifest) else State.LISTED
             return LessonView(manifest=manifest, state=state, next_version=following)
         progress = holding.torrent.progress if holding.torrent else None
+        peers = progress.peers if progress else 0
         return LessonView(
             manifest=manifest,
             state=holding.state,
-            reason=holding.trouble,
+            reason=holding.trouble or self._obstacle(holding, peers),
             bytes_have=holding.bytes_have,
-            peers=progress.peers if progress else 0,
+            peers=peers,
             origin_bytes=holding.origin_bytes,
             peer_bytes=holding.peer_bytes,
             next_version=following,
         )
 
+    def _obstacle(self, holding: Holding, peers: int) -> str | None:
+        """Why nothing comes at the moment, though nothing is wrong with the content."""
+        away = holding.missing_at_origin or self._parts.origins.last_error
+        if holding.is_complete or peers or away is None:
+            return None
+        return f"no peer that can be reached has it, and {away}"
+
     def totals(self) -> tuple[int, int, int]:
-        """Over all that is held: content bytes from peers, bytes sent to peers, connected peers."""
-        progress = [holding.torrent.progress for holding in self._holdings.values() if holding.torrent]
-        known = [each for each in progress if each]
+        """Over all that is held: content bytes from peers, bytes sent to peers, both of this run; connected peers."""
+        torrents = [holding.torrent for holding in self._holdings.values() if holding.torrent]
+        known = [torrent.progress for torrent in torrents if torrent.progress]
         return (
-            sum(holding.peer_bytes for holding in self._holdings.values()),
+            sum(torrent.bytes_from_peers for torrent in torrents),
             sum(each.to_peers for each in known),
             sum(each.peers for each in known),
         )
@@ -205,7 +218,7 @@ class Keeper:
         if [entry.path for entry in layout.files] != [FILE_NAME]:
             raise ManifestError(f"the content of {manifest.name} is not a catalogue's")
         raw = await self._parts.library.file(manifest.info_hash, layout.files[0])
-        edition = read_edition(raw, manifest.name, manifest.edition, vouched.keys)
+        edition = await self._edition(raw, manifest, vouched.keys)
         for line in edition.refused:
             logger.warning("not admitted: %s", line)
         await self._parts.library.admit(
@@ -220,6 +233,11 @@ class Keeper:
         self.admitted[manifest.name] = Admitted(manifest=manifest, edition=edition, keys=vouched.keys)
         logger.info("%s: edition %d with %d lessons", manifest.name, manifest.edition, len(edition.lessons))
 
+    async def _edition(self, raw: bytes, manifest: CatalogueManifest, keys: Mapping[bytes, PublicKey]) -> Edition:
+        """Read an edition beside the event loop: thousands of signatures take seconds, and readers are served."""
+        name, number = manifest.name, manifest.edition
+        return await trio.to_thread.run_sync(read_edition, raw, name, number, keys, limiter=self._reading)
+
     async def _remember(self) -> None:
         """Take up what the library says was admitted, asked for and held; nothing is asked of the network."""
         library = self._parts.library
@@ -227,7 +245,7 @@ class Keeper:
         for catalogue in await library.catalogues():
             try:
                 manifest = read_catalogue(catalogue.manifest, catalogue.keys)
-                edition = read_edition(catalogue.content, manifest.name, manifest.edition, catalogue.keys)
+                edition = await self._edition(catalogue.content, manifest, catalogue.keys)
             except EdgeshareError as error:
                 logger.warning("the library's copy of %s is damaged, waiting for the origin: %s", catalogue.name, error)
                 continue
@@ -296,7 +314,7 @@ class Keeper:
         if not self._queue:
             return
         busy = sum(
-            not (holding.is_complete or holding.is_refused or holding.is_unobtainable)
+            not (holding.is_complete or holding.is_refused or holding.is_unobtainable or holding.missing_at_origin)
             for holding in self._holdings.values()
         )
         while self._queue and busy < AT_ONCE:
@@ -350,8 +368,8 @@ class Keeper:
             )
         except LibraryError as error:  # what is served now would be gone at the next start: the one before stays
             logger.error("version %d of %s is not served yet: %s", signed.manifest.version, lesson, error)
-            self._served.pop(lesson)
-            if before:
+            self._served.pop(lesson, None)
+            if before and lesson not in self._withdrawn:
                 self._served[lesson] = before
             return
         if before and before.info_hash != signed.manifest.info_hash:

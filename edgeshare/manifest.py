@@ -204,7 +204,7 @@ class CatalogueManifest:
 
 
 _Manifest = TypeVar("_Manifest", LessonManifest, CatalogueManifest)
-_FORMATS: Mapping[type, str] = {
+FORMATS: Mapping[type, str] = {
     LessonManifest: "edgeshare-lesson/1",
     CatalogueManifest: "edgeshare-catalogue/1",
 }
@@ -255,7 +255,7 @@ def encode(manifest: LessonManifest | CatalogueManifest) -> bytes:
 
 def format_of(manifest: LessonManifest | CatalogueManifest) -> str:
     """The name and version of the manifest's format; also the domain of its signatures."""
-    return _FORMATS[type(manifest)]
+    return FORMATS[type(manifest)]
 
 
 def read_lesson(raw: bytes, keys: Mapping[bytes, PublicKey]) -> LessonManifest:
@@ -275,7 +275,7 @@ def read_catalogue(raw: bytes, keys: Mapping[bytes, PublicKey]) -> CatalogueMani
 
 def _read(raw: bytes, keys: Mapping[bytes, PublicKey], kind: type[_Manifest]) -> _Manifest:
     file = SignedFile.parse(raw)
-    wanted = _FORMATS[kind]
+    wanted = FORMATS[kind]
     if file.format != wanted:
         family = wanted.partition("/")[0]
         if file.format.partition("/")[0] == family:
@@ -283,7 +283,8 @@ def _read(raw: bytes, keys: Mapping[bytes, PublicKey], kind: type[_Manifest]) ->
         raise ManifestError(f"the manifest has the format {shown(file.format)}, not {wanted}")
     if not signers(wanted, file.signed, file.signatures, keys):
         raise TrustError(
-            "no key that the repository vouches for signed this manifest", hint="ask its publisher for a new release"
+            "no key that the repository vouches for signed this manifest",
+            hint="it was altered, or is of a publisher whose catalogues are not here",
         )
     fields = unpack(file.signed, MAX_MANIFEST, "a manifest")
     if not isinstance(fields, dict):

@@ -34,7 +34,7 @@ class LessonView:
 
     manifest: LessonManifest  # of the version that is served, or will be
     state: State
-    reason: str | None = None  # for FAILED and WITHDRAWN, in words for a reader
+    reason: str | None = None  # why it stands still, for now or for good, in one line
     bytes_have: int = 0  # verified
     peers: int = 0  # connected
     origin_bytes: Mapping[str, int] = attrs.field(factory=dict)  # taken from the origin, by reason

@@ -35,9 +35,10 @@ async def _watch(once: bool, homes: int) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_show, once, homes, nursery.cancel_scope)
             async for _ in signals:
-                say("stopping")
+                say("stopping every process")
                 nursery.cancel_scope.cancel()
                 break
+        say("stopped; nothing is left behind")
 
 
 async def _show(once: bool, homes: int, scope: trio.CancelScope) -> None:
@@ -67,14 +68,18 @@ async def _show(once: bool, homes: int, scope: trio.CancelScope) -> None:
 
 
 def _table(standings: Sequence[Standing]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for heading in ("node", "lessons", "", "from the origin", "from peers", "open"):
-        table.add_column(heading, justify="right" if heading.startswith("from") else "left", no_wrap=True)
+    table = Table(box=None, pad_edge=False)  # 75 columns wide: whole in a terminal of 80
+    table.add_column("node", no_wrap=True)
+    table.add_column("lessons", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    table.add_column("origin", justify="right", no_wrap=True)
+    table.add_column("peers", justify="right", no_wrap=True)
+    table.add_column("open", no_wrap=True)
     for each in standings:
         table.add_row(
             each.place.name,
             f"{each.complete} of {each.lessons}",
-            ProgressBar(total=max(1, each.size), completed=each.bytes_have, width=20),
+            ProgressBar(total=max(1, each.size), completed=each.bytes_have, width=10),
             size(each.origin_bytes),
             size(each.peer_bytes),
             f"http://localhost:{each.place.shim_port}/",

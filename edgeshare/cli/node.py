@@ -17,7 +17,10 @@ from edgeshare.errors import LibraryError
 from edgeshare.units import size
 
 _config = click.option(
-    "--config", type=click.Path(path_type=Path, dir_okay=False), envvar="EDGESHARE_CONFIG", help="The node's config."
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    envvar="EDGESHARE_CONFIG",
+    help="The node's config; without it, the environment's EDGESHARE_CONFIG.",
 )
 _library = click.option("--library", type=click.Path(path_type=Path), help="The node's library, without its config.")
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -37,7 +40,7 @@ def run(config: Path, verbose: bool) -> None:
 
     \b
     Example:
-      edgeshare run --config seeders/home/edgeshare.toml
+      edgeshare run --config /etc/edgeshare/edgeshare.toml
     """
     from edgeshare.config import load
     from edgeshare.daemon import run_until_stopped
@@ -72,11 +75,12 @@ def status(config: Path | None, library: Path | None, as_json: bool, watch: bool
         click.echo(_status_text(trio.run(_one, folder, {"do": "status"})))
         return
     from rich.live import Live
+    from rich.text import Text
 
     async def follow() -> None:
         with Live("", auto_refresh=False, transient=False) as live:
             while True:
-                live.update(_status_text(await _one(folder, {"do": "status"})), refresh=True)
+                live.update(Text(_status_text(await _one(folder, {"do": "status"}))), refresh=True)
                 await trio.sleep(1.0)
 
     with contextlib.suppress(KeyboardInterrupt):
@@ -143,16 +147,20 @@ def get(lesson: str, config: Path | None, library: Path | None) -> None:
 
 async def _get(folder: Path, lesson: str) -> dict[str, Any]:
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+    from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn())
     console = Console(stderr=True)
     last: dict[str, Any] = {"state": "unknown"}
+    told: str | None = None
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task(lesson, total=None)
+        bar: TaskID | None = None
         async with contextlib.aclosing(ask(folder, {"do": "get", "lesson": lesson})) as answers:
             async for last in answers:
-                progress.update(bar, total=last["size"], completed=last["bytes_have"])
+                bar = progress.add_task(lesson, total=last["size"]) if bar is None else bar
+                progress.update(bar, completed=last["bytes_have"])
+                if last["state"] != "failed" and last["reason"] != told and (told := last["reason"]):
+                    progress.console.print(f"{lesson} waits: {told}", soft_wrap=True, markup=False, highlight=False)
     return last
 
 
@@ -173,9 +181,11 @@ def _status_text(status: dict[str, Any]) -> str:
     whole = status["origin_bytes"] + status["peer_bytes"]
     share = f" ({round(100 * status['peer_bytes'] / whole)} % from peers)" if whole else ""
     lines.append(
-        f"received: {size(status['peer_bytes'])} from peers, {size(status['origin_bytes'])} from the origin{share}"
+        f"received since the start: {size(status['peer_bytes'])} from peers, "
+        f"{size(status['origin_bytes'])} from the origin{share}"
     )
-    lines.append(f"given to peers: {size(status['uploaded_bytes'])}; free on the disk: {size(status['free_bytes'])}")
+    lines.append(f"given to peers since the start: {size(status['uploaded_bytes'])}")
+    lines.append(f"free on the disk: {size(status['free_bytes'])}")
     if status["trouble"]:
         lines.append(f"the origin: {status['trouble']}")
     if status["metadata_expires"]:

@@ -104,12 +104,13 @@ def withdraw(repository: Path, lesson: str, reason: str, keys: Path) -> None:
 
     \b
     Example:
-      edgeshare publish withdraw /srv/lessons maths-6e-fractions --reason "Une erreur page 3" --keys /root/keys
+      edgeshare publish withdraw /srv/lessons maths-6e-fractions --reason "Les droits ont expiré" --keys /root/keys
     """
     with open_repository(repository, Keys(keys)) as opened:
         needs_release = opened.withdraw(lesson_id(lesson), reason)
     if needs_release:
-        click.echo(f"staged the withdrawal of {lesson}; publish it with `edgeshare publish release`")
+        click.echo(f"staged the withdrawal of {lesson}, for good; publish it with `edgeshare publish release`")
+        say("until then, `edgeshare publish add` with its folder takes the withdrawal back")
     else:
         click.echo(f"{lesson} was only staged, and no longer is: nothing to release")
 

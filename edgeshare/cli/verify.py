@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import attrs
 import click
 
 from edgeshare.catalogue import Edition, read_edition
-from edgeshare.cli.output import library_of, print_json
+from edgeshare.cli.output import library_of, many, print_json
 from edgeshare.errors import LibraryError, ManifestError
 from edgeshare.library import content
 from edgeshare.library.index import Index
-from edgeshare.manifest import MAX_MANIFEST, LessonManifest, SignedFile, format_of, read_catalogue, read_lesson
+from edgeshare.manifest import (
+    FORMATS,
+    MAX_MANIFEST,
+    CatalogueManifest,
+    LessonManifest,
+    SignedFile,
+    format_of,
+    read_catalogue,
+    read_lesson,
+)
 from edgeshare.signing import PublicKey, signers
 from edgeshare.units import size
 
@@ -42,8 +53,13 @@ def verify(file: Path, config: Path | None, library: Path | None, as_json: bool)
     raw = _read(file)
     vouching = list(_vouching(folder))
     keys = {key_id: key for each in vouching for key_id, key in each.keys.items()}
-    manifest = read_lesson(raw, keys)
     signed = SignedFile.parse(raw)
+    if signed.format == FORMATS[CatalogueManifest]:
+        catalogue = read_catalogue(raw, keys)
+        click.echo(f"{catalogue.name}, edition {catalogue.edition}, issued {catalogue.issued:%Y-%m-%d}: a catalogue")
+        click.echo("  form and signature: right, by a key that the catalogues here vouch for")
+        return
+    manifest = read_lesson(raw, keys)
     by = sorted(signers(format_of(manifest), signed.signed, signed.signatures, keys))
     listed = _listed(manifest, raw, vouching)
     on_disk = _on_disk(folder, manifest)
@@ -67,7 +83,7 @@ def verify(file: Path, config: Path | None, library: Path | None, as_json: bool)
     click.echo(f"  form: {signed.format}, {len(raw)} bytes, canonical, every field as it must be")
     click.echo(f"  signature: right, by {', '.join(key.hex()[:16] for key in by)}, which the catalogues vouch for")
     click.echo(f"  catalogue: {listed}")
-    click.echo(f"  content: {manifest.files} files, {size(manifest.size)}, {on_disk}")
+    click.echo(f"  content: {many(manifest.files, 'file')}, {size(manifest.size)}, {on_disk}")
 
 
 def _read(file: Path) -> bytes:
@@ -79,19 +95,29 @@ def _read(file: Path) -> bytes:
     return raw
 
 
-def _vouching(library: Path) -> Iterator[_Vouching]:
+@contextmanager
+def _index(library: Path) -> Iterator[Index]:
     path = library / "index.sqlite"
-    if not path.exists():
-        hint = "run a node first, or name its library with --library or --config"
-        raise LibraryError(f"{library} is not a node's library, so no key is trusted here", hint=hint)
-    index = Index(path)
     try:
+        if not path.exists():
+            hint = "run a node first, or name its library with --library or --config"
+            raise LibraryError(f"{library} is not a node's library, so no key is trusted here", hint=hint)
+        index = Index(path)
+        try:
+            yield index
+        finally:
+            index.close()
+    except (OSError, sqlite3.Error) as error:
+        hint = "run this as the user that the daemon runs as"
+        raise LibraryError(f"the library {library} cannot be read ({error})", hint=hint) from error
+
+
+def _vouching(library: Path) -> Iterator[_Vouching]:
+    with _index(library) as index:
         for stored in index.catalogues():
             manifest = read_catalogue(stored.manifest, stored.keys)
             edition = read_edition(stored.content, manifest.name, manifest.edition, stored.keys)
             yield _Vouching(edition, dict(stored.keys))
-    finally:
-        index.close()
 
 
 def _listed(manifest: LessonManifest, raw: bytes, vouching: list[_Vouching]) -> str:
@@ -111,11 +137,8 @@ def _listed(manifest: LessonManifest, raw: bytes, vouching: list[_Vouching]) -> 
 def _on_disk(library: Path, manifest: LessonManifest) -> str:
     from edgeshare.swarm.session import read_info  # libtorrent is for those who have the content
 
-    index = Index(library / "index.sqlite")
-    try:
+    with _index(library) as index:
         held = next((each for each in index.torrents() if each.info_hash == manifest.info_hash), None)
-    finally:
-        index.close()
     if held is None:
         return "not on this machine"
     layout = read_info(held.info, manifest.info_hash)

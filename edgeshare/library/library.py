@@ -136,9 +136,20 @@ class Library:
         except OSError as error:
             raise _disk_error(self.root, error) from error
 
-    def room_for(self, info_hash: InfoHash, layout: Layout) -> tuple[int, int]:
-        """Bytes that the files of one content still need on the disk, and bytes that are free there."""
-        return layout.size - content.written(self.folder(info_hash), layout), host.free_space(self.root)
+    async def room_for(self, info_hash: InfoHash, layout: Layout) -> tuple[int, int]:
+        """Bytes that the files of one content still need on the disk, and bytes that are free there.
+
+        Raises:
+            LibraryError: the disk is gone.
+        """
+
+        def measure() -> tuple[int, int]:
+            return layout.size - content.written(self.folder(info_hash), layout), host.free_space(self.root)
+
+        try:
+            return await trio.to_thread.run_sync(measure, limiter=self._disk_turn)
+        except OSError as error:
+            raise _disk_error(self.root, error) from error
 
     async def file(self, info_hash: InfoHash, entry: FileEntry) -> bytes:
         """All bytes of one file of a complete content, hashed once more.

@@ -24,7 +24,7 @@ from edgeshare import __version__
 from edgeshare.errors import ConfigError, OriginError
 from edgeshare.origin.backoff import delay, retry_after
 
-_CONNECTIONS = 2  # for each node: one for readers, one for the ration
+_CONNECTIONS = 3  # for each node: one for readers, one for the ration, one for small files
 _TIMEOUT = httpx.Timeout(20.0, connect=10.0, pool=None)  # our own queue is before the pool
 SLOWEST_S = 60.0  # for one file or range, whole; slower than 70 kB/s for a 4 MiB piece is as good as dead
 _MAX_REDIRECTS = 5

@@ -62,6 +62,7 @@ class Feed:
         self._awaited_since: dict[Piece, float] = {}
         self._peers_moved_at = 0.0  # when peers who have something gave something last, by trio's clock
         self._peers_gave = -1  # bytes, by then
+        self.missing: str | None = None  # what the origin said when it did not have a file; None when it had the last
         self._trouble: str | None = None
 
     async def run(self) -> None:
@@ -135,10 +136,11 @@ class Feed:
                 turn_ends = trio.current_time() + TURN_S
                 rest = set(now)
                 for first in sorted(now, key=self._order):
-                    if first not in rest or self._torrent.has(first):
+                    rest &= self._torrent.missing() - self._coming
+                    if first not in rest:
                         continue
                     most = MOST_FOR_READER if now[first] is Reason.READER_WAITS else MOST_AT_ONCE
-                    run = neighbours(self._torrent.layout, rest - self._coming, first, most)
+                    run = neighbours(self._torrent.layout, rest, first, most)
                     rest.difference_update(run)
                     self._coming.update(run)
                     try:
@@ -165,8 +167,10 @@ class Feed:
                 return max(LOOK_EVERY_S, min(error.retry_in_s, ASK_AGAIN_S))
             except NotFound as error:
                 nursery.cancel_scope.cancel()
-                self._report(str(error))
+                self.missing = str(error)
+                self._report(self.missing)
                 return ASK_AGAIN_S
+            self.missing = None
             self._report(None)
             self._taken[reason] += len(body)
             self._lines.taken[reason] += len(body)

@@ -65,7 +65,11 @@ def read_folder(root: Path, vocabulary: Vocabulary) -> LessonFolder:
     Raises:
         LessonError: it cannot be published; the message says why and what to change.
     """
-    if not root.is_dir():
+    try:
+        is_folder = root.is_dir()
+    except OSError as error:
+        raise LessonError(f"cannot read {_shown(root)} ({error.strerror})", hint="check its permissions") from error
+    if not is_folder:
         what = "is not a folder" if os.path.lexists(root) else "does not exist"
         raise LessonError(f"{_shown(root)} {what}", hint=f"name a folder that holds a {DESCRIPTION}")
     fields = _fields(root)

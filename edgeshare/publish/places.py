@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from tuf.api.metadata import TargetFile
@@ -61,13 +61,14 @@ class Places:
         Raises:
             RepositoryError: another publisher is at work, or the folder cannot be written.
         """
-        try:
-            with self.written(), host.locked(self._work / "lock"):
-                yield
-        except host.Locked as error:
-            raise RepositoryError(
-                f"another publisher works on {self.root}", hint="wait until it has finished"
-            ) from error
+        with ExitStack() as lock:
+            try:
+                with self.written():
+                    lock.enter_context(host.locked(self._work / "lock"))
+            except host.Locked as error:
+                what = f"another publisher works on {self.root}"
+                raise RepositoryError(what, hint="wait until it has finished") from error
+            yield
 
     @contextmanager
     def written(self) -> Iterator[None]:

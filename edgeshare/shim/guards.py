@@ -58,6 +58,12 @@ def is_from_another_site(request: Request) -> bool:
     return request.header("sec-fetch-site") == "cross-site" and request.header("sec-fetch-mode") != "navigate"
 
 
+def is_framed(request: Request) -> bool:
+    """Whether another site's page opens this inside itself, which its reader may not even see."""
+    kind = request.header("sec-fetch-dest")
+    return request.header("sec-fetch-site") == "cross-site" and kind in ("iframe", "frame", "embed", "object")
+
+
 def is_part_of_a_page(request: Request) -> bool:
     """Whether a page asks for a picture, style, script or film; to a sandboxed page even its own are another site's."""
     return request.header("sec-fetch-mode") == "no-cors"

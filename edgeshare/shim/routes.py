@@ -21,7 +21,7 @@ from edgeshare.config import ShimConfig
 from edgeshare.httpd import ranges
 from edgeshare.httpd.media import media_type
 from edgeshare.httpd.messages import Request, Response
-from edgeshare.manifest import LessonId
+from edgeshare.manifest import LessonId, shown
 from edgeshare.shim import api, guards, hosts
 from edgeshare.shim.api import known_lesson
 from edgeshare.shim.files import file_response
@@ -36,6 +36,8 @@ from edgeshare.vocabulary import Vocabulary
 Handler = Callable[[Request], Awaitable[Response]]
 
 STATIC: Final = ("edgeshare.css", "edgeshare.js", "icon.svg")
+
+_NAMES_TOLD = 16  # a scanner may try thousands
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +94,7 @@ class _Shim:
         now: Callable[[], datetime],
     ) -> None:
         self._node, self._port, self._names, self._more, self._now = node, port, names, more, now
+        self._refused_names: set[str] = set()
         self._static = {name: _static_file(name) for name in STATIC}
         style = self._static["edgeshare.css"].content.decode()
         self._pages = Pages(vocabulary, self._static_url, style)
@@ -101,6 +104,7 @@ class _Shim:
         address, port = request.local[0], request.local[1] or self._port
         site = hosts.site_of(request.host, address=address, port=port, names=self._names)
         if site is None:
+            self._tell_of(request.host)
             return Response(421, (("connection", "close"),))
         reader = Reader(
             language=preferred(request.header("accept-language")), port=port, is_home=isinstance(site, hosts.Home)
@@ -117,10 +121,19 @@ class _Shim:
             logger.exception("a request could not be answered")
             return self._refusal(request, reader, site, Problem(Trouble.BROKEN))
 
+    def _tell_of(self, host: str) -> None:
+        """Log a name that is not ours, once, and only some: the technician may have forgotten one."""
+        name = shown(host)
+        if name not in self._refused_names and len(self._refused_names) < _NAMES_TOLD:
+            self._refused_names.add(name)
+            logger.warning("a browser came by the name %s, which is not ours; add it to `allowed_hosts` if it is", name)
+
     async def _at_lesson_origin(self, request: Request, lesson: LessonId, port: int) -> Response:
         if guards.is_from_another_site(request):
             return _forbidden()
         view = _readable(known_lesson(self._node, lesson))
+        if guards.is_framed(request) and view.state is State.LISTED:  # no stranger's page may set off a download
+            return _forbidden()
         headers = guards.of_lesson_at_its_origin(port)
         path = request.path[1:]
         if not path:
@@ -163,8 +176,8 @@ class _Shim:
         They are refused for a lesson that nobody has asked for: no stranger's page may set off a download.
         """
         name, slash, path = request.path.removeprefix("/lessons/").partition("/")
-        is_foreign = guards.is_from_another_site(request)
-        if is_foreign and not guards.is_part_of_a_page(request):
+        is_foreign = guards.is_from_another_site(request) or guards.is_framed(request)
+        if guards.is_from_another_site(request) and not guards.is_part_of_a_page(request):
             return _forbidden()
         view = _readable(known_lesson(self._node, name))
         if is_foreign and view.state is State.LISTED:

@@ -366,8 +366,8 @@ async def _addresses(peers: Iterable[Endpoint]) -> list[tuple[str, int]]:
             try:
                 for *_, address in await trio.socket.getaddrinfo(peer.host, peer.port, type=socket.SOCK_STREAM):
                     found.append((str(address[0]), int(address[1])))
-            except OSError as error:
-                logger.warning("the peer %s is not found (%s)", peer, error.strerror)
+            except (OSError, UnicodeError) as error:  # a name with an empty or an overlong part is no text to IDNA
+                logger.warning("the peer %s is not found (%s)", peer, error)
         if scope.cancelled_caught:
             logger.warning("the peer %s is not found in time", peer)
     return found

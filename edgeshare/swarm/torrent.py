@@ -63,7 +63,6 @@ class Torrent:
         self.bytes_from_peers = 0  # in this session
         self._handle = handle
         self._all = frozenset(Piece(n) for n in range(layout.pieces))
-        self._pieces = frozenset(Piece(number) for number in range(layout.pieces))
         self._have: set[Piece] = set()
         self._given: set[Piece] = set()  # handed to libtorrent, its verdict still to come
         self._urgent: Counter[Piece] = Counter()  # readers waiting for each piece

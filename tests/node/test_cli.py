@@ -91,8 +91,9 @@ async def test_status_says_how_the_node_stands(call: Call, node: CompletingNode,
         "edgeshare 0.1.0: home node with 2 peers",
         "lessons: 1 fetching, 1 listed",
         "catalogue cned/6e: edition 4, 2 lessons",
-        "received: 5 B from peers, 7 B from the origin (42 % from peers)",
-        "given to peers: 3 B; free on the disk: 953.7 MiB",
+        "received since the start: 5 B from peers, 7 B from the origin (42 % from peers)",
+        "given to peers since the start: 3 B",
+        "free on the disk: 953.7 MiB",
         "fresh until 2026-11-23",
     ]
 
@@ -165,7 +166,7 @@ async def test_without_a_node_each_command_says_so_in_one_line(call: Call, tmp_p
     assert (said.code, said.out) == (1, "")
     assert said.err == (
         f"edgeshare: no daemon runs on the library {tmp_path / 'nothing'}: "
-        "start one with `edgeshare run`, or name another with --library or --config\n"
+        "start one with `edgeshare run --config FILE`, or name another with --library or --config\n"
     )
 
 

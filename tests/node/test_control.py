@@ -187,7 +187,9 @@ async def test_without_a_daemon_the_error_says_how_to_start_one(
 ) -> None:
     if is_left_over:  # as after a kill
         (await trio.to_thread.run_sync(lambda: host.listen_locally(tmp_path / SOCKET))).socket.close()
-    with pytest.raises(LibraryError, match=f"no daemon runs on the library {tmp_path}: start one with `edgeshare run`"):
+    with pytest.raises(
+        LibraryError, match=f"no daemon runs on the library {tmp_path}: start one with `edgeshare run --config FILE`"
+    ):
         await answers(tmp_path, {"do": "status"})
     async with answering(node, tmp_path):
         assert len(await answers(tmp_path, {"do": "status"})) == 1

@@ -130,6 +130,27 @@ async def test_a_node_that_is_alone_takes_one_copy_from_the_origin(tmp_path: Pat
                 assert rest(entry, held) == LESSON.files[entry.path]
 
 
+async def test_a_task_that_ends_with_its_content_is_cancelled_and_hears_of_no_error(tmp_path: Path) -> None:
+    async with parts(tmp_path) as mine:
+        held = Holding(mine, expected(LESSON), None)
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            held.drop()
+            await held.until(lambda: False)
+        assert scope.cancelled_caught
+
+
+async def test_a_library_whose_disk_is_gone_stands_still_and_says_so(tmp_path: Path) -> None:
+    with trio.fail_after(30):
+        async with parts(tmp_path / "library", Origin(LESSON)) as mine, holding(mine, LESSON) as held:
+            await complete(held)
+            (tmp_path / "library").rename(tmp_path / "elsewhere")
+            assert held.descriptor(PAGE) is None
+            await held.until(lambda: held.state is State.FAILED and held.trouble is not None)
+            (tmp_path / "elsewhere").rename(tmp_path / "library")
+            await complete(held)
+
+
 async def test_what_a_peer_has_is_not_asked_of_the_origin(tmp_path: Path) -> None:
     origin = Origin(LESSON)
     with trio.fail_after(30):

@@ -13,7 +13,7 @@ import trio
 from edgeshare import vocabulary
 from edgeshare.catalogue import FILE_NAME, Edition, SignedLesson, encode_edition
 from edgeshare.config import CatalogueName, Config, SwarmConfig
-from edgeshare.errors import LibraryError, ManifestError
+from edgeshare.errors import LibraryError, ManifestError, TrustError
 from edgeshare.holding import Parts
 from edgeshare.keeper import AT_ONCE, Keeper
 from edgeshare.manifest import CatalogueManifest, LessonId, LessonManifest
@@ -387,7 +387,8 @@ async def test_a_catalogue_whose_content_is_no_edition_is_refused_and_the_one_be
                 await node.keeper.admit(wrong)
             assert node.keeper.admitted["cned/6e"].manifest.edition == 1
             assert await node.text() == OLD["index.html"]
-            await node.keeper.admit(desk.edition(number=1))  # older or equal, and other than ours: not taken
+            with pytest.raises(TrustError, match="another edition 1 of cned/6e, and edition 1 was admitted here"):
+                await node.keeper.admit(desk.edition(number=1))  # older or equal, and other than ours: not taken
             assert [view.manifest.id for view in node.keeper.lessons()] == [FRACTIONS]
 
 

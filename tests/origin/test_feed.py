@@ -196,6 +196,17 @@ async def test_what_a_reader_waits_for_comes_in_short_requests(tmp_path: Path) -
     assert max(stop - start for _, start, stop in origin.folder.spans) == MOST_FOR_READER
 
 
+async def test_a_reader_beside_the_ration_costs_no_piece_twice(tmp_path: Path) -> None:
+    async with origin_of(LESSON, tmp_path / "origin") as origin, node() as swarm, trio.open_nursery() as nursery:
+        torrent = await hold(swarm, LESSON, tmp_path / "node")
+        nursery.start_soon(origin.feed(torrent).feed.run)
+        for piece in map(Piece, range(0, LESSON.layout.pieces, 3)):
+            torrent.urge([piece])
+            await trio.sleep(0.002)
+        await torrent.until(lambda: torrent.is_finished)
+    assert set(origin.pieces(LESSON).values()) == {1}
+
+
 async def test_peers_that_deliver_everything_first_end_the_feed(tmp_path: Path) -> None:
     async with (
         origin_of(LESSON, tmp_path / "origin") as origin,

@@ -115,7 +115,7 @@ def test_the_way_of_a_lesson_is_told_in_plain_lines(editor: Editor, folder: Path
     assert editor.publish("release").out.startswith("nothing is staged: nothing to release; fresh until 20")
     assert editor.publish("refresh").out.startswith("fresh until 20")
     gone = editor.publish("withdraw", "maths", "--reason", "Une erreur page 3")
-    assert gone.out == "staged the withdrawal of maths; publish it with `edgeshare publish release`\n"
+    assert gone.out == "staged the withdrawal of maths, for good; publish it with `edgeshare publish release`\n"
     assert editor.publish("release").out.startswith("maths: withdrawn\nreleased cned/6e edition 2; fresh until 20")
 
 

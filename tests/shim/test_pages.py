@@ -120,7 +120,7 @@ async def test_100_percent_means_all(browser: Browser, node: NodeInMemory) -> No
 async def test_sizes_are_written_as_the_reader_writes_them(browser: Browser) -> None:
     assert "12,4 Mo" in await browser.page("/l/maths-6e-fractions")
     assert "12.4 MB" in await browser.page("/l/maths-6e-fractions", accept_language="en")
-    assert "10 Mo reçus d’autres nœuds, 2,4 Mo de l’éditeur" in await browser.page("/l/maths-6e-fractions")
+    assert "10 Mo reçus d’autres écoles ou foyers, 2,4 Mo de l’éditeur" in await browser.page("/l/maths-6e-fractions")
 
 
 async def test_a_title_in_another_language_says_so(browser: Browser) -> None:

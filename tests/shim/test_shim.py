@@ -13,6 +13,7 @@ from edgeshare.config import Endpoint, ShimConfig
 from edgeshare.httpd.messages import Request, Response
 from edgeshare.httpd.server import listen, serve
 from edgeshare.shim.routes import Handler, may_wait, shim
+from edgeshare.view import State
 from edgeshare.vocabulary import built_in
 
 if TYPE_CHECKING:
@@ -153,6 +154,29 @@ async def test_other_sites_may_only_lead_here(browser: Browser, site: str, mode:
             response.body.file.close()
 
 
+@pytest.mark.parametrize("kind", ["iframe", "frame", "embed", "object"])
+@pytest.mark.parametrize("by_path", [False, True])
+async def test_a_strangers_page_sets_off_no_download_by_framing_a_lesson(
+    browser: Browser, node: NodeInMemory, kind: str, by_path: bool
+) -> None:
+    node.alter("maths-6e-fractions", state=State.LISTED)
+    path, host = (
+        ("/lessons/maths-6e-fractions/", "localhost:8470") if by_path else ("/", "maths-6e-fractions.localhost:8470")
+    )
+    framed: dict[str, Any] = {"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate"}
+    assert (await browser.get(path, host=host, **framed, sec_fetch_dest=kind)).status == 403
+    assert (await browser.get(path, host=host, **framed, sec_fetch_dest="document")).status == 302
+    assert not node.was_read
+
+
+async def test_a_name_that_is_not_ours_is_logged_once(browser: Browser, caplog: pytest.LogCaptureFixture) -> None:
+    for host in ("serveur.ecole.example", "serveur.ecole.example", "other.example"):
+        assert (await browser.get("/", host=host)).status == 421
+    told = [record.getMessage() for record in caplog.records]
+    assert [line.count("allowed_hosts") for line in told] == [1, 1]
+    assert "'serveur.ecole.example'" in told[0]
+
+
 async def test_a_link_on_another_site_opens_our_pages(browser: Browser) -> None:
     for path in ("/", "/l/maths-6e-fractions"):
         response = await browser.get(path, sec_fetch_site="cross-site", sec_fetch_mode="navigate")
@@ -236,5 +260,4 @@ async def test_nothing_about_a_reader_is_logged(browser: Browser, caplog: pytest
     caplog.set_level(logging.DEBUG)
     for path in PATHS[:3]:
         await browser.get(path, user_agent="Firefox", accept_language="fr")
-    await browser.get("/x", host="attacker.com")
     assert [record for record in caplog.records if record.name.startswith("edgeshare")] == []

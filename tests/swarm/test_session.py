@@ -91,7 +91,7 @@ async def test_peers_may_be_given_by_name_and_an_unknown_name_is_left_out(tmp_pa
     with trio.fail_after(30):
         async with node("127.0.0.1") as one, node("127.0.0.3") as other:
             await hold(one, lesson, lesson.write(tmp_path / "one"))
-            peers = Endpoint("nobody.invalid", 6881), Endpoint("localhost", at(one).port)
+            peers = Endpoint("nobody.invalid", 6881), Endpoint("192.168..5", 6881), Endpoint("localhost", at(one).port)
             torrent = await hold(other, lesson, tmp_path / "other", *peers)
             await torrent.until(lambda: torrent.is_finished)
 

@@ -56,20 +56,26 @@ def test_ctrl_c_ends_every_process_of_the_demo_and_removes_its_folder(tmp_path: 
         stderr=subprocess.PIPE,
         text=True,
     ) as demo:
-        assert demo.stderr
-        url = next(found[1] for line in demo.stderr if (found := re.search(r"open (http://\S+) in a browser", line)))
-        for _ in range(200):
-            try:
-                with urllib.request.urlopen(f"{url}healthz", timeout=5) as response:
-                    assert response.status == 200
-                break
-            except OSError:
-                time.sleep(0.1)
-        else:
-            pytest.fail("the school's page did not come up")
-        assert len(children_in(tmp_path)) == 3
-        demo.send_signal(signal.SIGINT)
-        _, rest = demo.communicate(timeout=30)
+        try:
+            assert demo.stderr
+            port = next(found[1] for line in demo.stderr if (found := re.search(r"http://localhost:(\d+)/", line)))
+            until_answered(f"http://127.0.0.1:{port}/healthz")
+            assert len(children_in(tmp_path)) == 3
+            demo.send_signal(signal.SIGINT)
+            _, rest = demo.communicate(timeout=30)
+        finally:
+            demo.terminate()
     assert demo.returncode == 0, rest
     assert list(tmp_path.iterdir()) == []
     assert children_in(tmp_path) == []
+
+
+def until_answered(url: str) -> None:
+    for _ in range(200):
+        try:
+            with urllib.request.urlopen(url, timeout=5) as response:
+                assert response.status == 200
+            return
+        except OSError:
+            time.sleep(0.1)
+    pytest.fail(f"{url} did not come up")
