@@ -7,7 +7,6 @@ committed to by the catalogue's signed manifest, and each manifest in it carries
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Iterable, Mapping
 
 import attrs
@@ -28,11 +27,6 @@ class SignedLesson:
 
     manifest: LessonManifest
     raw: bytes  # the manifest file
-
-    @property
-    def digest(self) -> bytes:
-        """SHA-256 of the manifest file: what makes two manifests of one version the same or not."""
-        return hashlib.sha256(self.raw).digest()
 
 
 @attrs.frozen(kw_only=True)

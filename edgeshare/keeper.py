@@ -231,7 +231,7 @@ class Keeper:
             )
         )
         self.admitted[manifest.name] = Admitted(manifest=manifest, edition=edition, keys=vouched.keys)
-        logger.info("%s: edition %d with %d lessons", manifest.name, manifest.edition, len(edition.lessons))
+        logger.info("%s: edition %d, lessons: %d", manifest.name, manifest.edition, len(edition.lessons))
 
     async def _edition(self, raw: bytes, manifest: CatalogueManifest, keys: Mapping[bytes, PublicKey]) -> Edition:
         """Read an edition beside the event loop: thousands of signatures take seconds, and readers are served."""

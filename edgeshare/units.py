@@ -1,4 +1,4 @@
-"""Sizes, rates and durations: parsed and printed, never guessed.
+"""Sizes and rates: parsed and printed, never guessed.
 
 Sizes are binary (`20 GiB`), rates decimal bits a second (`20 Mbit/s`), as the config writes them.
 """
@@ -41,16 +41,6 @@ def size(count: int) -> str:
         if amount < 1024 or unit == "TiB":
             break
     return f"{amount:.1f} {unit}"
-
-
-def rate(bytes_per_s: float) -> str:
-    """A rate as a person reads it: `4.2 Mbit/s`."""
-    amount = bytes_per_s * 8
-    for unit in ("bit/s", "kbit/s", "Mbit/s"):
-        if amount < 1000:
-            return f"{amount:.0f} {unit}" if unit == "bit/s" else f"{amount:.1f} {unit}"
-        amount /= 1000
-    return f"{amount:.1f} Gbit/s"
 
 
 def _parse(text: str, units: dict[str, int], example: str) -> float:

@@ -20,11 +20,9 @@ class Progress:
 
     is_checking: bool
     is_finished: bool  # it believes to have every piece; whether the disk has them is for the library to say
-    is_paused: bool
     peers: int  # connected
     seekers: int  # nodes in the swarm by the tracker's count, or those heard of; this one included
     down_bytes_per_s: int
-    up_bytes_per_s: int
     to_peers: int  # bytes of content sent since the session began
     failure: str | None  # what stopped it, when something did; the word of an event that got lost
     pieces: bytes | None  # one byte a piece, 1 for those it has; None when it was not asked for
@@ -213,11 +211,9 @@ def _progress(status: lt.torrent_status) -> Progress:
     return Progress(
         is_checking=status.state in checking,
         is_finished=status.is_finished,
-        is_paused=bool(status.flags & lt.torrent_flags.paused),
         peers=status.num_peers,
         seekers=max(status.num_complete + status.num_incomplete, status.list_peers + 1, 1),  # a tracker counts us too
         down_bytes_per_s=status.download_payload_rate,
-        up_bytes_per_s=status.upload_payload_rate,
         to_peers=status.total_payload_upload,
         failure=_failure(status),
         pieces=bytes(status.pieces) if status.pieces else None,

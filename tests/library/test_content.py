@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 
 from edgeshare.library.content import make_way, open_verified, put, unchanged, verify, written
 from tests.support.content import PIECE, content, noise
+from tests.support.disk import mounted
 
 LESSON = content({"a/page.html": noise(3 * PIECE + 9), "empty": b"", "one": b"1", "été/100% #1": noise(PIECE, 2)})
 
@@ -16,13 +16,8 @@ LESSON = content({"a/page.html": noise(3 * PIECE + 9), "empty": b"", "one": b"1"
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 64 KiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
-    if os.geteuid() != 0 or subprocess.run(command, check=False, capture_output=True).returncode != 0:
-        pytest.skip("a small disk of its own takes root, and the right to mount")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    with mounted(tmp_path / "disk", "64k") as disk:
+        yield disk
 
 
 def test_a_state_file_is_written_whole_and_replaces_the_one_before(tmp_path: Path) -> None:

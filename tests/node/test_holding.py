@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import aclosing
 from pathlib import Path
@@ -19,6 +18,7 @@ from edgeshare.publish.torrent import assemble
 from edgeshare.swarm.torrent import SwarmError
 from edgeshare.view import State
 from tests.support.content import PIECE, Content, SlowSeed, at, content, hold, node, noise
+from tests.support.disk import mounted
 from tests.support.node import QUICK, Origin, expected, holding, parts
 
 LESSON = content({"a/page.html": noise(5 * PIECE + 9), "empty": b"", "one": b"1"})
@@ -445,13 +445,8 @@ async def test_a_damaged_row_of_the_index_costs_nothing_but_time(tmp_path: Path)
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 6 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(folder)]
-    if os.geteuid() != 0 or subprocess.run(command, check=False, capture_output=True).returncode != 0:
-        pytest.skip("a small disk of its own takes root, and the right to mount")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    with mounted(tmp_path / "disk", "6m") as disk:
+        yield disk
 
 
 async def fill(disk: Path, leave: int) -> Path:
