@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from edgeshare import vocabulary
-from edgeshare.cli.output import print_json, say
+from edgeshare.cli.output import Group, print_json, say
 from edgeshare.manifest import lesson_id
 from edgeshare.publish.keys import Keys
 from edgeshare.publish.repository import Released, create_repository, open_repository, refresh_repository
@@ -26,7 +26,7 @@ _keys = click.option(
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-@click.group()
+@click.group(cls=Group)
 def publish() -> None:
     """Publish lessons: a repository of static files, signed, that any web server serves.
 
