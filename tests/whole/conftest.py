@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from .support import Measured, Site, needed, open_site
+from .support import Measured, Site, needed, needed_library, open_site
 
 _LINES = pytest.StashKey[list[str]]()
 
@@ -41,6 +41,7 @@ def site() -> Iterator[Site]:
 def browser() -> Iterator[Browser]:
     """Debian's Chromium, without a window."""
     program = needed("chromium")
+    needed_library("libatomic.so.1")  # playwright's Node.js is linked with it
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=program, headless=True, args=_CHROMIUM)
         yield chromium

@@ -10,6 +10,7 @@ speak to machines outside.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import socket
@@ -49,6 +50,16 @@ def needed(program: str) -> str:
     if found is None:
         pytest.skip(f"{program} is not installed, and only root can install it (requirements/system)")
     return found
+
+
+def needed_library(name: str) -> None:
+    """As `needed`, for a shared library."""
+    try:
+        ctypes.CDLL(name)
+    except OSError as error:
+        if os.geteuid() == 0:
+            pytest.fail(f"{name} is not installed: run requirements/system, as `make test` does ({error})")
+        pytest.skip(f"{name} is not installed, and only root can install it (requirements/system)")
 
 
 def free_port() -> int:
