@@ -49,7 +49,10 @@ def _copy_file(
         copy = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         size = 0
         try:
-            while portion := _read(source, file):
+            while True:
+                # one byte more than there should be: a file that has its size and no more ends with this read
+                most = min(_PORTION, max(0, file.size - size) + 1)
+                portion = _read(source, file, most)
                 if len(portion) < _PORTION:
                     _write(copy, portion)
                     hasher.update(portion)
@@ -59,6 +62,8 @@ def _copy_file(
                     written.result()
                 size += len(portion)
                 report(len(portion))
+                if not portion or size > file.size or (size == file.size and len(portion) < most):
+                    break
         finally:
             os.close(copy)
         after = os.fstat(source)
@@ -77,9 +82,9 @@ def _open(file: SourceFile) -> int:
         raise _unreadable(file, error) from error
 
 
-def _read(source: int, file: SourceFile) -> bytes:
+def _read(source: int, file: SourceFile, most: int) -> bytes:
     try:
-        return os.read(source, _PORTION)
+        return os.read(source, most)
     except OSError as error:
         raise _unreadable(file, error) from error
 
