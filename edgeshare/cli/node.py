@@ -11,7 +11,7 @@ from typing import Any
 import click
 import trio
 
-from edgeshare.cli.output import library_of, many, print_json, say
+from edgeshare.cli.output import byte_progress, library_of, many, print_json, say
 from edgeshare.control import answers_to, ask
 from edgeshare.errors import LibraryError
 from edgeshare.units import size
@@ -146,14 +146,11 @@ def get(lesson: str, config: Path | None, library: Path | None) -> None:
 
 
 async def _get(folder: Path, lesson: str) -> dict[str, Any]:
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+    from rich.progress import TaskID
 
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn())
-    console = Console(stderr=True)
     last: dict[str, Any] = {"state": "unknown"}
     told: str | None = None
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    with byte_progress(is_left=True) as progress:
         bar: TaskID | None = None
         async with contextlib.aclosing(ask(folder, {"do": "get", "lesson": lesson})) as answers:
             async for last in answers:

@@ -7,12 +7,15 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
 import click
 
 from edgeshare.config import nearest
 from edgeshare.errors import EdgeshareError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 INTERRUPTED = 130  # by Ctrl-C: 128 and the signal's number, as shells say it
 
@@ -71,6 +74,16 @@ def print_json(value: Any) -> None:
 def say(line: str) -> None:
     """Print a message, which is not a result."""
     click.echo(line, err=True)
+
+
+def byte_progress(*, is_left: bool) -> Progress:
+    """A bar for bytes on stderr, where that is a terminal; it stays there when it `is_left`."""
+    from rich.console import Console  # loaded by those who show a bar: publishing without a terminal starts earlier
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn())
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, disable=not console.is_terminal, transient=not is_left)
 
 
 def library_of(config: Path | None, library: Path | None) -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from edgeshare import vocabulary
-from edgeshare.cli.output import Group, print_json, say
+from edgeshare.cli.output import Group, byte_progress, print_json, say
 from edgeshare.manifest import lesson_id
 from edgeshare.publish.keys import Keys
 from edgeshare.publish.repository import Released, create_repository, open_repository, refresh_repository
@@ -195,11 +195,8 @@ def _progress(name: str) -> Iterator[Callable[[int], None]]:
     if not sys.stderr.isatty():
         yield lambda count: None
         return
-    from rich.console import Console
     from rich.markup import escape
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with byte_progress(is_left=False) as progress:
         bar = progress.add_task(f"reading {escape(name)}", total=None)
         yield lambda count: progress.advance(bar, count)

@@ -56,6 +56,10 @@ def verify(file: Path, config: Path | None, library: Path | None, as_json: bool)
     signed = SignedFile.parse(raw)
     if signed.format == FORMATS[CatalogueManifest]:
         catalogue = read_catalogue(raw, keys)
+        if as_json:
+            issued = catalogue.issued.isoformat()
+            print_json({"name": catalogue.name, "edition": catalogue.edition, "issued": issued})
+            return
         click.echo(f"{catalogue.name}, edition {catalogue.edition}, issued {catalogue.issued:%Y-%m-%d}: a catalogue")
         click.echo("  form and signature: right, by a key that the catalogues here vouch for")
         return

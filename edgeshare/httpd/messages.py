@@ -1,7 +1,7 @@
 """What the server and its handlers exchange, and the gate a request passes on its way in. Pure.
 
-The rules of the gate; a request that breaks one is answered without its target or its Host being
-repeated, and the connection closes:
+A request that breaks a rule of the gate is answered without its target or its Host being repeated, and the connection
+closes. The rules:
 
 - Exactly one `Host`, not empty, in HTTP/1.0 too (400).
 - No Transfer-Encoding (400), GET and HEAD only (405), and neither with a body (400).

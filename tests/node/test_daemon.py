@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -12,6 +10,7 @@ import pytest
 import trio
 
 from edgeshare.cli.main import main
+from tests.support.disk import read_only
 from tests.support.nodes import STOP_WITHIN_S, Node, Process, apart, here, process, write_config
 from tests.support.publisher import Publisher, noise, now
 from tests.support.server import Answer, Asked, Site, always, drip, part_of, reply, serving, silence
@@ -385,24 +384,9 @@ def test_a_library_that_is_read_only_is_named(
 ) -> None:
     config = write_config(tmp_path, publisher, "http://a/")
     (tmp_path / "library").mkdir()
-    with _read_only(tmp_path / "library"):
+    with read_only(tmp_path / "library"):
         said = start(config, capsys)
     assert said.startswith(f"the library {tmp_path / 'library'} cannot be written (")
-
-
-@contextmanager
-def _read_only(folder: Path) -> Iterator[None]:
-    if os.getuid() != 0:  # the mode of a folder says nothing to root
-        folder.chmod(0o500)
-        yield
-        folder.chmod(0o700)
-        return
-    subprocess.run(["mount", "--bind", folder, folder], check=True)
-    try:
-        subprocess.run(["mount", "-o", "remount,bind,ro", folder], check=True)
-        yield
-    finally:
-        subprocess.run(["umount", folder], check=True)
 
 
 async def test_a_library_in_use_is_named(publisher: Publisher, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,10 @@ def test_a_catalogues_manifest_is_checked_too(
         main(["verify", str(tmp_path / "catalogue.manifest"), "--library", str(library)])
     assert ended.value.code == 0
     assert capsys.readouterr().out.startswith("cned/6e, edition 1, issued ")
+    with pytest.raises(SystemExit):
+        main(["verify", str(tmp_path / "catalogue.manifest"), "--library", str(library), "--json"])
+    said = json.loads(capsys.readouterr().out)
+    assert (said["name"], said["edition"]) == ("cned/6e", 1)
 
 
 def test_an_altered_manifest_is_refused_in_one_line(

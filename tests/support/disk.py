@@ -1,4 +1,4 @@
-"""A small disk of a test's own, to be filled."""
+"""Disks of a test's own: a small one, to be filled, and a folder that nobody may write to."""
 
 from __future__ import annotations
 
@@ -22,3 +22,21 @@ def mounted(folder: Path, size: str) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """Nobody can write below `folder`, root neither, as long as the context lasts."""
+    if os.geteuid() != 0:  # the mode of a folder says nothing to root
+        folder.chmod(0o500)
+        try:
+            yield
+        finally:
+            folder.chmod(0o700)
+        return
+    subprocess.run(["mount", "--bind", folder, folder], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", folder], check=True)
+        yield
+    finally:
+        subprocess.run(["umount", folder], check=True)

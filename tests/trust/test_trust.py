@@ -1,12 +1,10 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 import threading
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from random import Random
@@ -24,6 +22,7 @@ from edgeshare.manifest import MAX_MANIFEST, read_catalogue
 from edgeshare.origin.client import open_origins
 from edgeshare.targets import hashed_target, lesson_keys, target_path
 from edgeshare.trust import Trust, check_root
+from tests.support.disk import read_only
 from tests.support.publisher import CATALOGUE, Folder, Publisher, noise, now
 from tests.support.server import drip, endless, serving, silence
 
@@ -319,25 +318,10 @@ async def test_what_a_power_cut_left_of_the_metadata_is_fetched_again(
 async def test_metadata_that_cannot_be_written_is_said_to_be(publisher: Publisher) -> None:
     async with node(publisher) as asking:
         await asking.trust.refresh((CATALOGUE,))
-        with _read_only(asking.folder), pytest.raises(LibraryError, match=r"cannot be written .*: is the disk full or"):
+        with read_only(asking.folder), pytest.raises(LibraryError, match=r"cannot be written .*: is the disk full or"):
             await asking.trust.refresh((CATALOGUE,))
         assert asking.trust.expires() is not None
         await asking.trust.refresh((CATALOGUE,))
-
-
-@contextmanager
-def _read_only(folder: Path) -> Iterator[None]:
-    if os.getuid() != 0:  # the mode of a folder says nothing to root
-        folder.chmod(0o500)
-        yield
-        folder.chmod(0o700)
-        return
-    subprocess.run(["mount", "--bind", folder, folder], check=True)
-    try:
-        subprocess.run(["mount", "-o", "remount,bind,ro", folder], check=True)
-        yield
-    finally:
-        subprocess.run(["umount", folder], check=True)
 
 
 # Several mirrors, and servers that take their time
