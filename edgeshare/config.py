@@ -14,6 +14,7 @@ import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NewType
+from urllib.parse import urlsplit
 
 import attrs
 import cattrs
@@ -25,6 +26,9 @@ from edgeshare.units import parse_rate, parse_size
 Size = NewType("Size", int)  # bytes; written `20 GiB`
 Rate = NewType("Rate", int)  # bytes a second; written `20 Mbit/s`; 0 is no limit
 CatalogueName = NewType("CatalogueName", str)  # `publisher/level`
+ProxyAddress = NewType("ProxyAddress", str)  # `http://proxy.example:3128`, or NO_PROXY
+
+NO_PROXY = ProxyAddress("none")  # not even the environment's
 
 _MOST_SECONDS = 7 * 24 * 3600  # a node that asks less often than weekly lets the metadata of a month expire
 
@@ -47,6 +51,14 @@ class ShimConfig:
     listen: Endpoint = Endpoint("127.0.0.1", 8470)
     # Names, besides this machine's own, by which a reader may call the node: exact, as a guard against DNS rebinding.
     allowed_hosts: tuple[str, ...] = ()
+    metrics_on_lan: bool = False  # the network gets lessons; figures are for those who run the node
+
+
+@attrs.frozen(kw_only=True)
+class OriginConfig:
+    """How the node reaches the origins."""
+
+    proxy: ProxyAddress | None = None  # the environment's, as every other program of a school's machine
 
 
 @attrs.frozen(kw_only=True)
@@ -75,6 +87,7 @@ class Config:
     fetch: tuple[LessonId, ...] = ()  # lessons to fetch at once
     refresh_every_s: float = 900.0  # how often the origin is asked for news; a poll costs two small requests
     shim: ShimConfig = ShimConfig()
+    origin: OriginConfig = OriginConfig()
     swarm: SwarmConfig = SwarmConfig()
 
 
@@ -143,6 +156,24 @@ def parse_endpoint(text: str) -> Endpoint:
     if match[1]:
         ipaddress.IPv6Address(match[1])
     return Endpoint(match[1] or match[2], int(match[3]))
+
+
+def proxy_address(text: str) -> ProxyAddress:
+    """An HTTP proxy's address, or NO_PROXY.
+
+    Raises:
+        ValueError: it is neither; the message leaves out the address, which may hold a password.
+    """
+    if text == NO_PROXY:
+        return NO_PROXY
+    try:
+        parts = urlsplit(text)
+        is_one = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # its port, or the brackets of an IPv6 address
+        is_one = False
+    if not is_one or parts.path.strip("/") or parts.query or parts.fragment or re.search(r"[\s\x00-\x1f]", text):
+        raise ValueError("is not like http://proxy.example:3128")
+    return ProxyAddress(text)
 
 
 def nearest(word: str, known: typing.Iterable[str]) -> str | None:
@@ -231,6 +262,9 @@ def _converters() -> cattrs.Converter:
     converter.register_structure_hook(Rate, _text_to(parse_rate, 'a rate like "20 Mbit/s"'))
     converter.register_structure_hook(LessonId, _text_to(lesson_id, "a lesson id"))
     converter.register_structure_hook(CatalogueName, _text_to(_catalogue, "a catalogue's name like 'cned/6e'"))
+    converter.register_structure_hook(
+        ProxyAddress, _text_to(proxy_address, 'like "http://proxy.example:3128", or "none"')
+    )
     converter.register_structure_hook(Endpoint, _text_to(parse_endpoint, "host:port"))
     converter.register_structure_hook_func(_is_tuple, _list)
     return converter

@@ -10,6 +10,12 @@ FIRST_S = 1.0
 LONGEST_S = 300.0
 PATIENCE_S = 600.0  # a longer Retry-After counts as this: a mistake there must not silence a node for a day
 
+TURN_S = 5.0  # how often seeders/origin's nginx.conf gives one range away
+LONGEST_TURN_S = 60.0  # no guard needs more, and a reader may be waiting
+
+EXILE_S = 3600.0  # for wrong bytes: somebody has to mend that, and a try costs a piece
+LONGEST_EXILE_S = 24 * 3600.0
+
 
 def delay(failures: int, rng: Random, *, retry_after_s: float | None = None) -> float:
     """Seconds to wait after the `failures`-th failure in a row (1 is the first).
@@ -21,6 +27,17 @@ def delay(failures: int, rng: Random, *, retry_after_s: float | None = None) -> 
     if retry_after_s is not None:
         return min(max(retry_after_s, FIRST_S), PATIENCE_S) * (1 + rng.random() / 2)
     return min(LONGEST_S, FIRST_S * 2.0 ** min(failures - 1, 16)) * (0.5 + rng.random() / 2)
+
+
+def turn(rng: Random, *, retry_after_s: float | None = None) -> float:
+    """Seconds until a range that somebody else was given may be asked for again; scattered as in `delay`."""
+    asked = TURN_S if retry_after_s is None else retry_after_s
+    return min(max(asked, FIRST_S), LONGEST_TURN_S) * (1 + rng.random() / 2)
+
+
+def exile(times: int, rng: Random) -> float:
+    """Seconds to leave a mirror alone that sent wrong bytes for the `times`-th time; scattered as in `delay`."""
+    return min(LONGEST_EXILE_S, EXILE_S * 2.0 ** min(times - 1, 16)) * (1 + rng.random() / 2)
 
 
 def retry_after(header: str | None, now_s: float) -> float | None:

@@ -2,19 +2,24 @@
 
 Nothing that comes back is believed here: metadata is checked by TUF, content by its info-hash. But what cannot be right
 (a page of HTML, a body of the wrong length, a redirect to elsewhere) is refused by name, so that `status` can say what
-a proxy or a broken server did.
+a proxy or a broken server did. The rules:
+
+- Few connections, kept: an answer is read to its end where that is cheaper than another connection.
+- Every byte that arrives is counted, whatever becomes of it.
+- "Somebody else was given this a moment ago" (`Taken`) is no failure, and no reason to ask the next mirror, which
+  would have given it away as well: the swarm has it.
+- A server may be slow, as lines are, but not so slow that it holds a connection for nothing.
 """
 
 from __future__ import annotations
 
-import ssl
-import time
-from collections.abc import AsyncGenerator, Callable, Collection, Iterator
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import asynccontextmanager
 from functools import partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from random import Random
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 import attrs
 import httpx
@@ -22,13 +27,22 @@ import trio
 
 from edgeshare import __version__
 from edgeshare.errors import ConfigError, OriginError
-from edgeshare.origin.backoff import delay, retry_after
+from edgeshare.origin.answers import Refused, TakenHere, TooSlow, announced, next_url, part, said, whole
+from edgeshare.origin.backoff import turn
+from edgeshare.origin.mirrors import Mirror, MirrorState, usable
+from edgeshare.origin.wire import Counted, Network, Tally, counting, ignore, proxies
 
 _CONNECTIONS = 3  # for each node: one for readers, one for the ration, one for small files
 _TIMEOUT = httpx.Timeout(20.0, connect=10.0, pool=None)  # our own queue is before the pool
-SLOWEST_S = 60.0  # for one file or range, whole; slower than 70 kB/s for a 4 MiB piece is as good as dead
+SLOWEST_S = 60.0  # for one file or range, whole, and more for a big one as in the next line
+_SLOWEST_BYTES_PER_S = 16 * 1024  # a piece of 4 MiB over a third of a line of 512 kbit/s takes 200 s
+# Below this, for so long, after its first byte: no line is so slow, and the connection is worth more.
+_CRAWLING_BYTES_PER_S = 4 * 1024
+_CRAWLING_S = 10.0
+_CRAWLED_LIKE = 6  # so it rests as after so many failures, 16 s at least: each try holds a line for 10 s
 _MAX_REDIRECTS = 5
 _SMALL = 64 * 1024  # bytes of an answer that is read to its end, though of no use, to keep its connection
+_FINISH_S = 0.5  # how long that may take when the fetch was given up: who gave it up waits for it
 
 
 class NotFound(OriginError):
@@ -43,6 +57,14 @@ class Unreachable(OriginError):
         self.retry_in_s = retry_in_s
 
 
+class Taken(OriginError):
+    """The origin's guard gave this to somebody a moment ago: ask the swarm; `retry_in_s` is for this request only."""
+
+    def __init__(self, what: str, *, retry_in_s: float) -> None:
+        super().__init__(what)
+        self.retry_in_s = retry_in_s
+
+
 @attrs.frozen
 class Given:
     """A file, and the mirror that gave it."""
@@ -51,22 +73,26 @@ class Given:
     mirror: str
 
 
-class _Refused(Exception):
-    """One mirror's answer is of no use."""
+@attrs.frozen
+class _Wanted:
+    """What is asked of a mirror."""
 
-    def __init__(self, reason: str, *, retry_after_s: float | None = None) -> None:
-        super().__init__(reason)
-        self.retry_after_s = retry_after_s
+    path: str
+    headers: dict[str, str]
+    most: int  # bytes of its body
+    check: Callable[[httpx.Response], int]  # of the head: how long the body is to be, or -1; or what is wrong
+    accept: Callable[[bytes], bool]
+    tally: Tally
 
 
-class _Mirror:
-    """One origin and how it behaved."""
+@attrs.define
+class _Progress:
+    """How far one answer has come."""
 
-    def __init__(self, url: str) -> None:
-        self.url = url if url.endswith("/") else f"{url}/"
-        self.name = _without_login(self.url)
-        self.failures = 0
-        self.asleep_until = -float("inf")  # trio's clock
+    scope: trio.CancelScope  # in which it is read
+    arrived: int = 0  # bytes of any kind
+    expected: float = float("inf")  # bytes of its body
+    has_come: int = 0  # of those
 
 
 class OriginClient:
@@ -74,7 +100,8 @@ class OriginClient:
 
     def __init__(self, mirrors: tuple[str, ...], http: httpx.AsyncClient, rng: Random, *, slowest_s: float) -> None:
         self.last_error: str | None = None  # why the last request failed on every mirror; None after a success
-        self._mirrors = [_Mirror(url) for url in mirrors]
+        self.received: Counter[str] = Counter()  # bytes that came from origins, by what they were asked for
+        self._mirrors = [Mirror(url) for url in mirrors]
         self.mirrors = frozenset(mirror.name for mirror in self._mirrors)  # as messages name them
         self._http = http
         self._rng = rng
@@ -83,101 +110,185 @@ class OriginClient:
         self._connections = trio.CapacityLimiter(_CONNECTIONS)
         self._files = trio.CapacityLimiter(1)  # so that a hundred small files leave a connection for a reader
 
-    async def file(self, path: str, most: int) -> bytes:
+    def states(self) -> tuple[MirrorState, ...]:
+        """How each mirror is seen now, in their order."""
+        return tuple(mirror.state(trio.current_time()) for mirror in self._mirrors)
+
+    async def file(self, path: str, most: int, *, purpose: str = "metadata", tally: Tally = ignore) -> bytes:
         """The file at `path` (segments not yet percent-encoded), of at most `most` bytes.
+
+        What arrives for it is counted under `purpose`, and told to `tally` as it arrives.
 
         Raises:
             NotFound: there is none.
+            Taken: somebody else was given it a moment ago.
             Unreachable: no origin gave it.
         """
-        return (await self.given(path, most)).content
+        return (await self.given(path, most, purpose=purpose, tally=tally)).content
 
-    async def given(self, path: str, most: int, besides: Collection[str] = ()) -> Given:
+    async def given(
+        self, path: str, most: int, besides: Collection[str] = (), *, purpose: str = "metadata", tally: Tally = ignore
+    ) -> Given:
         """As `file`, with the name of the mirror that gave it; those named in `besides` are not asked."""
         async with self._files:
-            return await self._ask(path, {}, partial(_whole, most=most), most, besides=besides)
+            wanted = _Wanted(path, {}, most, partial(whole, most=most), lambda body: True, tally)
+            return await self._ask(wanted, purpose, besides)
 
-    async def span(self, path: str, start: int, stop: int, size: int, accept: Callable[[bytes], bool]) -> bytes:
+    async def span(
+        self,
+        path: str,
+        start: int,
+        stop: int,
+        size: int,
+        accept: Callable[[bytes], bool],
+        *,
+        purpose: str = "unknown",
+        tally: Tally = ignore,
+    ) -> bytes:
         """The bytes from `start` up to `stop` of the file at `path`, which has `size` bytes.
 
-        A mirror whose bytes `accept` refuses is left alone for a while, and the next one asked.
+        A mirror whose bytes `accept` refuses is set aside for an hour, and the next one asked. What arrives is counted
+        as for `file`.
+
+        Given up half-way it costs its connection, unless so little is missing that it is read to its end; that
+        takes half a second at most.
 
         Raises:
             NotFound: there is no such file.
+            Taken: somebody else was given it a moment ago.
             Unreachable: no origin gave it.
         """
         headers = {"Range": f"bytes={start}-{stop - 1}"}
-        check = partial(_partial, start=start, stop=stop, size=size)
-        return (await self._ask(path, headers, check, stop - start, accept)).content
+        check = partial(part, start=start, stop=stop, size=size)
+        return (await self._ask(_Wanted(path, headers, stop - start, check, accept, tally), purpose)).content
 
-    async def _ask(
-        self,
-        path: str,
-        headers: dict[str, str],
-        check: Callable[[httpx.Response], int],
-        most: int,
-        accept: Callable[[bytes], bool] = lambda body: True,
-        besides: Collection[str] = (),
-    ) -> Given:
+    async def _ask(self, wanted: _Wanted, purpose: str, besides: Collection[str] = ()) -> Given:
+        among = [mirror for mirror in self._mirrors if mirror.name not in besides]
         async with self._connections:
             reasons: list[str] = []
             is_missing = False
-            for mirror in self._mirrors:
-                if mirror.name in besides or mirror.asleep_until > trio.current_time():
+            for mirror in usable(among, trio.current_time()):
+                if mirror.rests_until > trio.current_time():
                     continue
                 try:
-                    with trio.fail_after(self._slowest_s):
-                        body = await self._body(mirror.url + quote(path), headers, check, most)
-                    if not accept(body):
-                        raise _Refused(f"sends other bytes than were published in {path}")  # noqa: TRY301
+                    body = await self._fetch(mirror, wanted, purpose)
                 except FileNotFoundError:
                     is_missing = True
-                    mirror.failures = 0
-                    reasons.append(f"{mirror.name} has no {path}")
-                    continue
-                except (_Refused, httpx.HTTPError, trio.TooSlowError, OSError) as error:
-                    self._let_rest(mirror, error.retry_after_s if isinstance(error, _Refused) else None)
-                    reasons.append(f"{mirror.name} {_said(error)}")
-                    continue
-                mirror.failures = 0
-                self.last_error = None
-                return Given(body, mirror.name)
+                    mirror.worked()
+                    reasons.append(f"{mirror.name} has no {wanted.path}")
+                except TakenHere as taken:
+                    if not mirror.is_taken_for_too_long(trio.current_time()):
+                        self.last_error = None
+                        wait = turn(self._rng, retry_after_s=taken.retry_after_s)
+                        raise Taken(f"{mirror.name} {taken}", retry_in_s=wait) from taken
+                    reasons.append(self._let_rest(mirror, taken))
+                except (Refused, TooSlow, httpx.HTTPError, OSError) as error:
+                    reasons.append(self._let_rest(mirror, error))
+                else:
+                    if wanted.accept(body):
+                        mirror.worked()
+                        self.last_error = None
+                        return Given(body, mirror.name)
+                    reason = f"sends other bytes than were published in {wanted.path}"
+                    mirror.exile(trio.current_time(), self._rng, reason)
+                    reasons.append(f"{mirror.name} {reason}")
         if is_missing:
             raise NotFound("; ".join(reasons))
-        wait = max(0.0, min(mirror.asleep_until for mirror in self._mirrors) - trio.current_time())
+        now = trio.current_time()
+        wait = max(0.0, min(mirror.rests_until for mirror in usable(among or self._mirrors, now)) - now)
         self.last_error = "; ".join(reasons) or self.last_error
         raise Unreachable(self.last_error or "the origins are being left alone for a while", retry_in_s=wait)
 
-    def _let_rest(self, mirror: _Mirror, retry_after_s: float | None = None) -> None:
-        mirror.failures += 1
-        mirror.asleep_until = trio.current_time() + delay(mirror.failures, self._rng, retry_after_s=retry_after_s)
+    def _let_rest(self, mirror: Mirror, error: Exception) -> str:
+        patience = error.retry_after_s if isinstance(error, Refused) else None
+        least = _CRAWLED_LIKE if isinstance(error, TooSlow) else 1
+        mirror.rest(trio.current_time(), self._rng, said(error), retry_after_s=patience, least=least)
+        return f"{mirror.name} {said(error)}"
 
-    async def _body(
-        self, url: str, headers: dict[str, str], check: Callable[[httpx.Response], int], most: int
-    ) -> bytes:
-        for _ in range(_MAX_REDIRECTS + 1):
-            async with self._http.stream("GET", url, headers=headers) as response:
+    async def _fetch(self, mirror: Mirror, wanted: _Wanted, purpose: str) -> bytes:
+        """The body, read in peace: what would cancel it is looked at by `_watch`."""
+        result: bytes | Exception = TooSlow()
+        scope = trio.CancelScope(shield=True, deadline=trio.current_time() + self._slowest_s)
+        progress = _Progress(scope)
+
+        def count(arrived: int) -> None:
+            progress.arrived += arrived
+            mirror.received_bytes += arrived
+            self.received[purpose] += arrived
+            wanted.tally(arrived)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_watch, progress)
+            with scope, counting(count):
+                try:
+                    result = await self._body(mirror, wanted, progress)
+                except (FileNotFoundError, Refused, httpx.HTTPError, OSError) as error:  # a nursery would wrap it
+                    result = error
+            nursery.cancel_scope.cancel()
+        if isinstance(result, bytes):
+            return result
+        raise result
+
+    async def _body(self, mirror: Mirror, wanted: _Wanted, progress: _Progress) -> bytes:
+        try:
+            return await self._follow(mirror, mirror.address(wanted.path, trio.current_time()), wanted, progress)
+        except FileNotFoundError:
+            if not mirror.forget_move(wanted.path):
+                raise
+        # Some of a folder may have moved, and not all of it.
+        return await self._follow(mirror, mirror.address(wanted.path, trio.current_time()), wanted, progress)
+
+    async def _follow(self, mirror: Mirror, url: str, wanted: _Wanted, progress: _Progress) -> bytes:
+        is_for_good = True
+        for redirects in range(_MAX_REDIRECTS + 1):
+            async with self._http.stream("GET", url, headers=wanted.headers) as response:
                 if (following := response.next_request) is not None:
-                    url = _next(response.url, following.url)
+                    url = next_url(response.url, following.url)
+                    is_for_good = is_for_good and response.status_code in (301, 308)
                     await _finish(response)
                     continue
                 try:
-                    expected = check(response)
-                except (FileNotFoundError, _Refused):
+                    expected = wanted.check(response)
+                except (FileNotFoundError, Refused):
                     await _finish(response)
                     raise
-                body = bytearray()
-                with trio.CancelScope() as enough:
-                    async for portion in response.aiter_raw():
-                        body += portion
-                        if len(body) > most:
-                            enough.cancel()  # leaving the loop would leave httpx's generators half-way
+                if redirects:
+                    mirror.moved(wanted.path, url, trio.current_time(), is_for_good=is_for_good)
+                return await self._read(response, expected, wanted.most, progress)
+        raise Refused(f"redirects more than {_MAX_REDIRECTS} times")
+
+    async def _read(self, response: httpx.Response, expected: int, most: int, progress: _Progress) -> bytes:
+        if expected >= 0:
+            progress.expected = expected
+            progress.scope.deadline += max(0.0, expected / _SLOWEST_BYTES_PER_S - self._slowest_s)
+        body = bytearray()
+        with trio.CancelScope() as enough:
+            async for portion in response.aiter_raw():
+                body += portion
+                progress.has_come = len(body)
                 if len(body) > most:
-                    raise _Refused(f"sends more than {most} bytes")
-                if expected >= 0 and len(body) != expected:
-                    raise _Refused(f"sends {len(body)} bytes where it should send {expected}")
-                return bytes(body)
-        raise _Refused(f"redirects more than {_MAX_REDIRECTS} times")
+                    enough.cancel()  # leaving the loop would leave httpx's generators half-way
+        if len(body) > most:
+            raise Refused(f"sends more than {most} bytes")
+        if expected >= 0 and len(body) != expected:
+            raise Refused(f"sends {len(body)} bytes where it should send {expected}")
+        return bytes(body)
+
+
+async def _watch(progress: _Progress) -> None:
+    """End what crawls, and, when the fetch is given up, what is not as good as here."""
+    try:
+        while True:
+            before = progress.arrived
+            await trio.sleep(_CRAWLING_S)
+            if before and progress.arrived - before < _CRAWLING_BYTES_PER_S * _CRAWLING_S:
+                progress.scope.cancel()
+    except trio.Cancelled:
+        if progress.expected - progress.has_come > _SMALL:
+            progress.scope.cancel()
+        else:
+            progress.scope.deadline = min(progress.scope.deadline, trio.current_time() + _FINISH_S)
+        raise
 
 
 @asynccontextmanager
@@ -185,32 +296,23 @@ async def open_origins(
     mirrors: tuple[str, ...],
     rng: Random,
     *,
+    proxy: str | None = None,
     slowest_s: float = SLOWEST_S,
     transport: httpx.AsyncBaseTransport | None = None,
 ) -> AsyncGenerator[OriginClient, None]:
-    """A client for `mirrors`, tried in turn; a proxy comes from the environment (`HTTPS_PROXY`, `NO_PROXY`).
+    """A client for `mirrors`, tried in turn, through `proxy`: an address, `none`, or None for the environment's.
 
-    Each file or range has `slowest_s` to come. A `transport` stands in for the network, and for the proxy.
+    Each file or range has `slowest_s` to come, a big one more. A `transport` stands in for the network, and the proxy.
 
     Raises:
-        ConfigError: a mirror is no URL, or the environment's proxy cannot be used.
+        ConfigError: a mirror is no URL, or the proxy cannot be used.
     """
     for url in mirrors:
         _check(url)
-    # httpcore drops idle connections when there are more than max_keepalive_connections, so the two are one number
-    limits = httpx.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS)
-    # The system's certificates, not a bundled list: a school's proxy may have its own authority there.
-    context = ssl.create_default_context()
+    network = Network(proxies(proxy, mirrors), connections=_CONNECTIONS) if transport is None else Counted(transport)
     headers = {"User-Agent": f"edgeshare/{__version__}", "Accept-Encoding": "identity"}
     no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))  # nobody is to recognise a home by one
-    try:
-        http = httpx.AsyncClient(
-            verify=context, limits=limits, timeout=_TIMEOUT, headers=headers, cookies=no_cookies, transport=transport
-        )
-    except (ImportError, ValueError, httpx.InvalidURL) as error:
-        hint = "give HTTP_PROXY, HTTPS_PROXY and ALL_PROXY the form http://host:port, or unset them"
-        raise ConfigError("the proxy in the environment cannot be used", hint=hint) from error
-    async with http:
+    async with httpx.AsyncClient(timeout=_TIMEOUT, headers=headers, cookies=no_cookies, transport=network) as http:
         yield OriginClient(mirrors, http, rng, slowest_s=slowest_s)
 
 
@@ -225,103 +327,8 @@ def _check(mirror: str) -> None:
         raise ConfigError(f"the origin {mirror!r} is not an http or https address", hint=hint)
 
 
-def _common(response: httpx.Response) -> None:
-    """Refuse what no origin of ours would say.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        _Refused: the answer is of no use.
-    """
-    status = response.status_code
-    if status in (404, 410):
-        raise FileNotFoundError
-    if status in (429, 503):
-        raise _Refused("asks for patience", retry_after_s=retry_after(response.headers.get("Retry-After"), time.time()))
-    if status == 407:
-        raise _Refused("is behind a proxy that asks for a login (407)")
-    if status not in (200, 206):
-        raise _Refused(f"answers {status}")
-    if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise _Refused("sends compressed bytes, which were not asked for")
-
-
-def _whole(response: httpx.Response, most: int) -> int:
-    _common(response)
-    if response.status_code != 200:
-        raise _Refused("sends a part where the whole was asked for")
-    if _is_html(response):
-        raise _Refused("answers with a web page (a login page?)")
-    length = _length(response)
-    if length > most:
-        raise _Refused(f"announces {length} bytes, more than {most}")
-    return length
-
-
-def _partial(response: httpx.Response, start: int, stop: int, size: int) -> int:
-    _common(response)
-    length = _length(response)
-    if response.status_code == 200:
-        if (start, stop) != (0, size):
-            what = "answers with a web page (a login page?)" if _is_html(response) else "cannot send a part of a file"
-            raise _Refused(what)
-    elif response.headers.get("Content-Range") != f"bytes {start}-{stop - 1}/{size}":
-        raise _Refused("sends another part of the file, or another file, than was asked for")
-    if length not in (-1, stop - start):
-        raise _Refused(f"announces {length} bytes where {stop - start} were asked for")
-    return stop - start
-
-
-def _is_html(response: httpx.Response) -> bool:
-    return str(response.headers.get("Content-Type", "")).lower().startswith("text/html")
-
-
-def _length(response: httpx.Response) -> int:
-    length = response.headers.get("Content-Length", "")
-    return int(length) if length.isascii() and length.isdigit() and len(length) < 16 else -1
-
-
 async def _finish(response: httpx.Response) -> None:
     """Read what is left of a small answer: closed early, it would take its connection with it."""
-    if 0 <= _length(response) <= _SMALL:
+    if 0 <= announced(response) <= _SMALL:
         async for _ in response.aiter_raw():
             pass
-
-
-def _next(here: httpx.URL, target: httpx.URL) -> str:
-    """Where a redirect leads: the same server only, or its https."""
-    if (here.scheme, target.scheme) == ("https", "http"):
-        raise _Refused("redirects from https to http")
-    is_same = (target.scheme, target.netloc) == (here.scheme, here.netloc)
-    is_safer = (here.scheme, target.scheme) == ("http", "https") and target.host == here.host
-    if not (is_same or is_safer):
-        raise _Refused("redirects to another place (a login page?)")
-    return str(target)
-
-
-def _said(error: Exception) -> str:
-    """What a mirror did, as the end of a sentence."""
-    if isinstance(error, _Refused):
-        return str(error)
-    if isinstance(error, httpx.TimeoutException | trio.TooSlowError):
-        return "is too slow"
-    if isinstance(error, httpx.ProxyError):
-        return "cannot be reached through the proxy (does it ask for a login?)"
-    if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in _causes(error)):
-        return "has a certificate that this machine does not trust (is a proxy between, or the clock wrong?)"
-    if isinstance(error, httpx.ConnectError):
-        return "cannot be reached"
-    if isinstance(error, httpx.RemoteProtocolError):
-        return "breaks off in the middle, or does not speak HTTP"
-    return f"broke the connection ({type(error).__name__})"
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _without_login(url: str) -> str:
-    """The URL as it may stand in a message: a password in it is nobody's business."""
-    login = urlsplit(url).netloc.rpartition("@")[0]
-    return url.replace(f"{login}@", "", 1) if login else url

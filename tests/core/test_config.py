@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeshare.config import PROFILES, Config, Endpoint, load, parse, parse_endpoint
+from edgeshare.config import NO_PROXY, PROFILES, Config, Endpoint, load, parse, parse_endpoint, proxy_address
 from edgeshare.errors import ConfigError
 
 FILE = Path("/etc/edgeshare/node.toml")
@@ -68,6 +68,32 @@ def test_a_profile_changes_defaults_and_a_key_in_the_file_wins() -> None:
     assert (mine.quota, mine.shim.listen.host, mine.swarm.upload) == (2**30, "0.0.0.0", 125_000)
 
 
+def test_a_proxy_is_the_environments_or_one_of_its_own_or_none() -> None:
+    assert config("").origin.proxy is None
+    assert config('[origin]\nproxy = "http://user:word@p:3128/"').origin.proxy == "http://user:word@p:3128/"
+    assert config('[origin]\nproxy = "none"').origin.proxy == NO_PROXY
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "p:3128",
+        "http://",
+        "http://:3128",
+        "http://p:0",
+        "http://p:x",
+        "http://p/q",
+        "http://p?q",
+        "http://[",
+        "http://p\n",
+    ],
+)
+def test_what_is_no_proxy_is_refused_and_its_password_not_shown(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^is not like http://proxy\.example:3128$"):
+        proxy_address(text)
+
+
 @pytest.mark.parametrize("profile", PROFILES)
 def test_every_profile_can_be_read(profile: str) -> None:
     assert config(f'profile = "{profile}"').profile == profile
@@ -96,6 +122,8 @@ def test_every_profile_can_be_read(profile: str) -> None:
         (BASE + '[swarm]\ntrackers = ["lecons:6969"]', ["`swarm.trackers`", "'lecons:6969'"]),
         (BASE + '[swarm]\npeers = ["a"]', ["`swarm.peers`", "'a'", "host:port"]),
         (BASE + '[shim]\nlisten = "8470"', ["`shim.listen`", "'8470'", "127.0.0.1:8470"]),
+        (BASE + '[origin]\nproxy = "socks5://p"', ["`origin.proxy`", "http://proxy.example:3128"]),
+        (BASE + "[origin]\nproxy = false", ["`origin.proxy`", "http://proxy.example:3128", '"none"']),
         (BASE + 'follow = ["6e"]', ["`follow`", "'6e'", "cned/6e"]),
         (BASE + 'fetch = ["Maths"]', ["`fetch`", "'Maths'"]),
         (BASE + 'profile = "hom"', ["profile 'hom'", "home, school, origin"]),

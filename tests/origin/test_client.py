@@ -42,6 +42,12 @@ async def span_refusal(answer: Answer) -> str:
         return str(refused.value).removeprefix(f"{server.url} ")
 
 
+def chunked(*portions: bytes) -> bytes:
+    """A part of a file whose length nobody announced."""
+    body = b"".join(b"%x\r\n%s\r\n" % (len(each), each) for each in (*portions, b""))
+    return b"HTTP/1.1 206 Part\r\nContent-Range: bytes 2-5/10\r\nTransfer-Encoding: chunked\r\n\r\n" + body
+
+
 async def test_a_file_comes_whole() -> None:
     async with serving(always(reply(200, b"hello"))) as server, client(server) as origins:
         assert await origins.file("content/ab/l'été/a b#?%.txt", 5) == b"hello"
@@ -219,7 +225,20 @@ async def test_a_redirect_from_http_to_https_is_followed() -> None:
         (reply(206, b"2345"), "sends another part of the file, or another file, than was asked for"),
         (reply(206, b"234", content_range="bytes 2-5/10"), "announces 3 bytes where 4 were asked for"),
         (reply(206, b"23456", content_range="bytes 2-5/10"), "announces 5 bytes where 4 were asked for"),
+        (reply(206, b"2345", content_range="bytes 2-5/*"), "sends another part of the file, or another file, than"),
+        (
+            reply(
+                206,
+                b"--x\r\nContent-Range: bytes 2-5/10\r\n\r\n2345\r\n--x--",
+                content_type="multipart/byteranges; boundary=x",
+            ),
+            "sends another part of the file, or another file, than was asked for",
+        ),
+        (chunked(b"2345", b"6"), "sends more than 4 bytes"),
+        (chunked(b"23"), "sends 2 bytes where it should send 4"),
         (reply(200, b"0123456789"), "cannot send a part of a file"),
+        (reply(200, bytes(1 << 20)), "cannot send a part of a file"),
+        (reply(206, b"2345", x_padding="x" * 200_000), "breaks off in the middle, or does not speak HTTP"),
         (reply(416, content_range="bytes */10"), "answers 416"),
         (reply(500), "answers 500"),
     ],

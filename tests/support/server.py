@@ -6,7 +6,7 @@ import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import unquote, unquote_to_bytes
 
 import attrs
 import trio
@@ -71,6 +71,23 @@ def always(response: bytes, *, then_close: bool = False) -> Answer:
         await stream.send_all(response)
         if then_close:
             await stream.aclose()
+
+    return answer
+
+
+def tracker(nodes: int, *, later: int | None = None) -> Answer:
+    """A tracker that knows nobody by address, and counts `nodes` in every swarm, whoever asks (BEP 3).
+
+    Who only has it count (BEP 48) hears of `later` nodes.
+    """
+
+    async def answer(asked: Asked, stream: trio.SocketStream) -> None:
+        body = b"d8:completei0e10:incompletei%de8:intervali1800e5:peers0:e" % nodes
+        if found := re.match(r"/scrape\?info_hash=([^&]+)", asked.path):
+            counts = b"d8:completei0e10:downloadedi0e10:incompletei%dee" % (nodes if later is None else later)
+            body = b"d5:filesd20:" + unquote_to_bytes(found[1]) + counts + b"ee"
+        await stream.send_all(reply(200, body))
+        await stream.aclose()
 
     return answer
 
