@@ -88,6 +88,17 @@ class CatalogueView:
 
 
 @attrs.frozen(kw_only=True)
+class MirrorView:
+    """One origin of the config, and whether it is asked."""
+
+    name: str  # its address, without a login
+    is_aside: bool  # left alone until `until`, because of `reason`
+    until: datetime | None = None
+    reason: str | None = None  # in one line
+    received_bytes: int = 0  # since the daemon started, HTTP headers included
+
+
+@attrs.frozen(kw_only=True)
 class NodeStatus:
     """The node as a whole, at one instant."""
 
@@ -98,11 +109,12 @@ class NodeStatus:
     expires: datetime | None  # when the metadata stops being fresh; None when there is none yet
     is_fresh: bool
     trouble: str | None  # what the last attempt to hear from the origin met; None when it went well
-    origin_bytes: Mapping[str, int]  # since the daemon started, by reason
+    origin_bytes: Mapping[str, int]  # received since the daemon started, HTTP headers included, by reason
     peer_bytes: int
     uploaded_bytes: int
     peers: int
     free_bytes: int  # on the library's disk
+    mirrors: tuple[MirrorView, ...] = ()  # in the config's order
 
     def as_json(self) -> dict[str, Any]:
         """Its fields as the API and `--json` give them; fields are only ever added."""
@@ -130,6 +142,16 @@ class NodeStatus:
             "uploaded_bytes": self.uploaded_bytes,
             "peers": self.peers,
             "free_bytes": self.free_bytes,
+            "mirrors": [
+                {
+                    "name": each.name,
+                    "aside": each.is_aside,
+                    "until": each.until.isoformat() if each.until else None,
+                    "reason": each.reason,
+                    "received_bytes": each.received_bytes,
+                }
+                for each in self.mirrors
+            ],
         }
 
 

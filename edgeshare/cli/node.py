@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 import trio
@@ -15,6 +16,16 @@ from edgeshare.cli.output import byte_progress, library_of, many, print_json, sa
 from edgeshare.control import answers_to, ask
 from edgeshare.errors import LibraryError
 from edgeshare.units import size
+
+# Why bytes came from the origin, in words; docs/metrics.md explains each.
+REASONS: Final = {
+    "nobody_has_it": "nobody had it",
+    "reader_waits": "readers waited",
+    "alone": "no other node was there",
+    "peers_stall": "peers sent nothing",
+    "metadata": "metadata and lists of files",
+    "unknown": "no reason noted",
+}
 
 _config = click.option(
     "--config",
@@ -181,14 +192,33 @@ def _status_text(status: dict[str, Any]) -> str:
         f"received since the start: {size(status['peer_bytes'])} from peers, "
         f"{size(status['origin_bytes'])} from the origin{share}"
     )
+    if reasons := _reasons(status["origin_bytes_by_reason"]):
+        lines.append(f"from the origin because: {reasons}")
     lines.append(f"given to peers since the start: {size(status['uploaded_bytes'])}")
     lines.append(f"free on the disk: {size(status['free_bytes'])}")
     if status["trouble"]:
         lines.append(f"the origin: {status['trouble']}")
+    now = datetime.now().astimezone()
+    lines += [f"mirror {each['name']} is {_aside(each, now)}" for each in status["mirrors"] if each["aside"]]
     if status["metadata_expires"]:
         word = "fresh until" if status["fresh"] else "nothing new is accepted: the metadata expired on"
         lines.append(f"{word} {status['metadata_expires'][:10]}")
     return "\n".join(lines)
+
+
+def _reasons(by_reason: dict[str, int]) -> str:
+    """Why bytes came from the origin, the most at first."""
+    told = sorted(by_reason.items(), key=lambda each: -each[1])
+    return ", ".join(f"{REASONS.get(why, why.replace('_', ' '))} ({size(count)})" for why, count in told if count)
+
+
+def _aside(mirror: dict[str, Any], now: datetime) -> str:
+    """How a mirror is set aside; until when by the reader's clock, with the day where that is not today."""
+    said = "left alone"
+    if mirror["until"]:
+        until = datetime.fromisoformat(mirror["until"]).astimezone(now.tzinfo)
+        said += until.strftime(" until %H:%M:%S" if until.date() == now.date() else " until %Y-%m-%d %H:%M")
+    return said + (f": it {mirror['reason']}" if mirror["reason"] else "")
 
 
 def _in_service() -> bool:

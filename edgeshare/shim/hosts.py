@@ -82,6 +82,12 @@ def site_of(host: str, *, address: str, port: int, names: Names) -> Site | None:
     return None
 
 
+def is_own_loopback(address: str) -> bool:
+    """Whether a request that has arrived at our `address` was made on this machine: no network leads to a loopback."""
+    found = _arrival(address)
+    return found is not None and found.is_loopback
+
+
 def _lesson_in(name: str) -> LessonId | None:
     label, _, rest = name.partition(".")
     if rest != "localhost":

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from importlib.resources import files
 from typing import Final
@@ -47,17 +47,15 @@ def shim(
     config: ShimConfig,
     vocabulary: Vocabulary,
     *,
-    more: Mapping[str, Handler] | None = None,
     hostname: str | None = None,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Handler:
     """The handler of a node's HTTP server. Takes some 60 ms: it imports and compiles what the pages need.
 
-    `more` are further paths of the node's own, like `/metrics`, behind the same gate; `hostname` is the machine's when
-    not given.
+    `hostname` is the machine's when not given.
     """
     names = hosts.Names.of(config, socket.gethostname() if hostname is None else hostname)
-    return _Shim(node, config.listen.port, names, vocabulary, more or {}, now).answer
+    return _Shim(node, config, names, vocabulary, now).answer
 
 
 def may_wait(node: Node) -> Callable[[Request], bool]:
@@ -87,13 +85,13 @@ class _Shim:
     def __init__(
         self,
         node: Node,
-        port: int,
+        config: ShimConfig,
         names: hosts.Names,
         vocabulary: Vocabulary,
-        more: Mapping[str, Handler],
         now: Callable[[], datetime],
     ) -> None:
-        self._node, self._port, self._names, self._more, self._now = node, port, names, more, now
+        self._node, self._port, self._names, self._now = node, config.listen.port, names, now
+        self._metrics_on_lan = config.metrics_on_lan
         self._refused_names: set[str] = set()
         self._static = {name: _static_file(name) for name in STATIC}
         style = self._static["edgeshare.css"].content.decode()
@@ -150,8 +148,6 @@ class _Shim:
             return await self._in_sandbox(request, reader.port)
         if guards.is_from_another_site(request):
             return _forbidden()
-        if handler := self._more.get(request.path):
-            return await handler(request)
         if request.path.startswith(api.ROOT):
             return api.answer(self._node, request)
         match request.path.split("/")[1:]:
@@ -162,6 +158,8 @@ class _Shim:
                 return _page(reader, self._pages.lesson(reader, _readable(known_lesson(self._node, name))))
             case ["accessibilite"]:
                 return _page(reader, self._pages.accessibility(reader))
+            case ["metrics"]:
+                return self._metrics(request, reader)
             case ["healthz"]:
                 return Response(200, (*_PLAIN, ("cache-control", "no-store")), b"ok\n")
             case ["static", name] if name in self._static:
@@ -169,6 +167,13 @@ class _Shim:
             case ["favicon.ico"]:
                 return self._static_response(request, "icon.svg")
         raise Problem(Trouble.NO_PAGE)
+
+    def _metrics(self, request: Request, reader: Reader) -> Response:
+        from edgeshare.shim import metrics  # its library takes 50 ms, which a node that nobody scrapes never pays
+
+        # Both: a reader on the LAN may call us localhost, and a proxy on this machine speaks for the LAN.
+        is_here = reader.is_home and hosts.is_own_loopback(request.local[0])
+        return metrics.exposition(self._node) if is_here or self._metrics_on_lan else metrics.withheld()
 
     async def _in_sandbox(self, request: Request, port: int) -> Response:
         """A lesson below `/lessons/`. Its page's own pictures, styles and scripts come as from another site.

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ import trio
 
 from edgeshare import __version__
 from edgeshare.cli.main import cli, main
+from edgeshare.cli.node import _aside
 from edgeshare.control import serve_control
 from edgeshare.manifest import LessonId
-from edgeshare.view import State
+from edgeshare.view import MirrorView, State
 from tests.shim.conftest import NodeInMemory, manifest
 
 LESSON = "maths-6e-fractions"
@@ -92,6 +94,7 @@ async def test_status_says_how_the_node_stands(call: Call, node: CompletingNode,
         "lessons: 1 fetching, 1 listed",
         "catalogue cned/6e: edition 4, 2 lessons",
         "received since the start: 5 B from peers, 7 B from the origin (42 % from peers)",
+        "from the origin because: no other node was there (7 B)",
         "given to peers since the start: 3 B",
         "free on the disk: 953.7 MiB",
         "fresh until 2026-11-23",
@@ -106,6 +109,36 @@ async def test_status_says_what_is_wrong(call: Call, node: CompletingNode, tmp_p
     assert said.code == 0
     assert "the origin: http://a/ cannot be reached" in said.out
     assert "nothing new is accepted: the metadata expired on 2026-11-23" in said.out
+
+
+async def test_status_says_why_bytes_came_from_the_origin(call: Call, node: CompletingNode, tmp_path: Path) -> None:
+    node.origin_bytes = {"metadata": 2048, "nobody_has_it": 3 * 2**19, "peers_stall": 0, "something_new": 300_000}
+    async with answering(node, tmp_path) as library:
+        said = await call("status", "--library", library)
+    told = "nobody had it (1.5 MiB), something new (293.0 KiB), metadata and lists of files (2.0 KiB)"
+    assert f"from the origin because: {told}" in said.out.splitlines()
+
+
+async def test_status_names_the_mirrors_that_are_set_aside(call: Call, node: CompletingNode, tmp_path: Path) -> None:
+    later = datetime(2031, 11, 24, 7, 0, tzinfo=UTC)
+    wrong = "sends other bytes than were published"
+    node.mirrors = (
+        MirrorView(name="http://a/", is_aside=True, until=later, reason=wrong),
+        MirrorView(name="http://b/", is_aside=False, received_bytes=1),
+        MirrorView(name="http://c/", is_aside=True),
+    )
+    async with answering(node, tmp_path) as library:
+        said = await call("status", "--library", library)
+    assert [line for line in said.out.splitlines() if line.startswith("mirror")] == [
+        f"mirror http://a/ is left alone until {later.astimezone():%Y-%m-%d %H:%M}: it {wrong}",
+        "mirror http://c/ is left alone",
+    ]
+
+
+def test_a_mirror_is_left_alone_until_an_hour_of_the_readers_clock() -> None:
+    now = datetime(2026, 11, 24, 7, 50, tzinfo=timezone(timedelta(hours=1)))
+    mirror = {"until": "2026-11-24T07:15:30+00:00", "reason": "answers 500"}
+    assert _aside(mirror, now) == "left alone until 08:15:30: it answers 500"
 
 
 async def test_status_as_json_has_the_fields_that_others_build_on(

@@ -20,7 +20,7 @@ from edgeshare.httpd.messages import FileBody, Request, Response, StreamBody, ch
 from edgeshare.layout import FileEntry, Piece
 from edgeshare.manifest import InfoHash, LessonId, LessonManifest
 from edgeshare.shim.routes import Handler, shim
-from edgeshare.view import CatalogueView, LessonView, NodeStatus, OpenLesson, State
+from edgeshare.view import CatalogueView, LessonView, MirrorView, NodeStatus, OpenLesson, State
 from edgeshare.vocabulary import built_in
 
 NOW = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)  # a Monday
@@ -62,6 +62,8 @@ class NodeInMemory:
     views: dict[LessonId, LessonView] = attrs.field(factory=dict)
     contents: dict[LessonId, Content] = attrs.field(factory=dict)
     trouble: str | None = None
+    origin_bytes: dict[str, int] = attrs.field(factory=lambda: {"alone": 7})
+    mirrors: tuple[MirrorView, ...] = ()
     is_fresh: bool = True
     issued: datetime | None = NOW - timedelta(days=3)
     reads: Counter[LessonId] = attrs.field(factory=Counter)  # open now
@@ -108,11 +110,12 @@ class NodeInMemory:
             expires=NOW,
             is_fresh=self.is_fresh,
             trouble=self.trouble,
-            origin_bytes={"alone": 7},
+            origin_bytes=self.origin_bytes,
             peer_bytes=5,
             uploaded_bytes=3,
             peers=2,
             free_bytes=10**9,
+            mirrors=self.mirrors,
         )
 
     async def want(self, lesson: LessonId) -> None:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from edgeshare.config import Endpoint, ShimConfig
 from edgeshare.manifest import LessonId
-from edgeshare.shim.hosts import Elsewhere, Home, LessonOrigin, Names, Site, site_of
+from edgeshare.shim.hosts import Elsewhere, Home, LessonOrigin, Names, Site, is_own_loopback, site_of
 
 HOME = Names.of(ShimConfig(allowed_hosts=("Lecons.example.fr", "proxy.example.fr:81")), "salle12")
 SCHOOL = Names.of(ShimConfig(listen=Endpoint("0.0.0.0", 8470)), "Salle12.lycee.example.fr")
@@ -115,3 +115,13 @@ def test_a_node_on_the_lan_answers_to_no_other_address_or_name(host: str) -> Non
 @given(st.text(), st.integers(1, 65535))
 def test_any_host_is_judged_without_an_error(host: str, port: int) -> None:
     site_of(host, address="", port=port, names=HOME)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.8.9.10", "::1", "::ffff:127.0.0.1"])
+def test_what_arrives_at_a_loopback_address_is_from_this_machine(address: str) -> None:
+    assert is_own_loopback(address)
+
+
+@pytest.mark.parametrize("address", ["192.168.1.2", "::ffff:192.168.1.2", "fe80::1%eth0", "0.0.0.0", "", "localhost"])
+def test_what_arrives_elsewhere_may_be_from_anywhere(address: str) -> None:
+    assert not is_own_loopback(address)

@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from edgeshare.config import Endpoint, ShimConfig
-from edgeshare.httpd.messages import Request, Response
+from edgeshare.httpd.messages import Request
 from edgeshare.httpd.server import listen, serve
 from edgeshare.shim.routes import Handler, may_wait, shim
 from edgeshare.view import State
@@ -213,20 +213,6 @@ async def test_no_other_file_is_ours(browser: Browser, path: str) -> None:
 async def test_there_is_a_picture_for_the_tab(browser: Browser) -> None:
     response = await browser.get("/favicon.ico")
     assert dict(response.headers)["content-type"] == "image/svg+xml"
-
-
-async def test_further_paths_stand_behind_the_same_gate(node: NodeInMemory) -> None:
-    async def metrics(_: Request) -> Response:
-        return Response(200, body=b"edgeshare_up 1\n")
-
-    handler = shim(node, ShimConfig(), built_in(), more={"/metrics": metrics})
-
-    def asked(host: str) -> Request:
-        return Request("GET", "/metrics", "/metrics", "", host, (), ("127.0.0.1", 8470))
-
-    assert (await handler(asked("localhost:8470"))).body == b"edgeshare_up 1\n"
-    assert (await handler(asked("attacker.com"))).status == 421
-    assert (await handler(asked("maths-6e-fractions.localhost:8470"))).status == 404
 
 
 async def test_a_node_on_the_lan_answers_to_the_machines_name(node: NodeInMemory) -> None:
