@@ -1,7 +1,8 @@
 """What this node keeps: the editions it admitted, the lessons they list, and one holding for each content it wants.
 
-A lesson is wanted when its catalogue is followed, when the config or somebody names it, or when a reader opens it. A
-new version is fetched beside the one that is served and takes its place when it is complete. A withdrawn lesson is
+A lesson is wanted when its catalogue is followed, when the config or somebody names it, or when a reader opens it. One
+that is only followed, and has a `fetch_from`, is begun at that time by this node's clock, and before what waits. A new
+version is fetched beside the one that is served and takes its place when it is complete. A withdrawn lesson is
 no longer served, seeded or kept from the moment that its catalogue's edition is admitted.
 
 One task, the settler, brings what is held into line with what is listed and wanted; others ask it to. So nothing is
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import NoReturn
@@ -38,6 +39,10 @@ SETTLE_EVERY_S = 600.0  # when nobody asks: what a full or failing disk refused 
 AT_ONCE = 16  # contents that are fetched at the same time; what somebody asks for does not wait for its turn
 
 
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
 @attrs.frozen
 class _Life:
     """The task of one holding."""
@@ -58,10 +63,11 @@ class Admitted:
 class Keeper:
     """The node's lessons; `run` owns the tasks of all holdings."""
 
-    def __init__(self, parts: Parts, config: Config) -> None:
+    def __init__(self, parts: Parts, config: Config, now: Callable[[], datetime] = _now) -> None:
         self.admitted: dict[str, Admitted] = {}
         self._parts = parts
         self._config = config
+        self._now = now  # aware, UTC
         self._newest: dict[LessonId, SignedLesson] = {}
         self._withdrawn: dict[LessonId, Withdrawal] = {}
         self._served: dict[LessonId, LessonManifest] = {}  # complete versions; may be older than the newest
@@ -74,6 +80,7 @@ class Keeper:
         self._stored: dict[InfoHash, StoredTorrent] = {}
         self._coming: dict[str, InfoHash] = {}  # the content of each catalogue's edition that is not admitted yet
         self._queue: deque[LessonManifest] = deque()  # wanted, their turn to come
+        self._next_start: datetime | None = None  # when the next lesson that may not be fetched yet may be
         self._is_unsettled = trio.Event()
         self._settled = trio.Event()  # what the settler sets after its next round
         self._reading = trio.CapacityLimiter(1)  # editions, one after the other
@@ -150,26 +157,34 @@ class Keeper:
     def lessons(self) -> tuple[LessonView, ...]:
         """Every lesson that may be shown now; withdrawn ones are left out."""
         ids = (set(self._newest) | set(self._served)) - set(self._withdrawn)
-        views = [view for view in map(self.lesson, ids) if view]
+        views = [view for view in map(self.lesson, ids) if view and not view.manifest.is_rehearsal]
         return tuple(
             sorted(views, key=lambda view: (view.manifest.levels, view.manifest.subjects, view.manifest.title))
         )
 
     def lesson(self, lesson: LessonId) -> LessonView | None:
-        """One lesson, a withdrawn one too; None when this node has not heard of it, or may not show it yet."""
+        """One lesson, a withdrawn one too; None when this node has not heard of it, or may not show it yet.
+
+        A rehearsal is told of to those who know its name: the publisher asks how it went.
+        """
         signed = self._newest.get(lesson)
         served = self._served.get(lesson)
         if gone := self._withdrawn.get(lesson):
             known = gone.lesson
             return LessonView(manifest=known.manifest, state=State.WITHDRAWN, reason=gone.why) if known else None
         manifest = served or (signed.manifest if signed else None)
-        if manifest is None or (manifest.available_from and manifest.available_from > datetime.now(UTC)):
+        if manifest is None or (
+            manifest.available_from and manifest.available_from > self._now() and not manifest.is_rehearsal
+        ):
             return None
         holding = self._holdings.get(manifest.info_hash)
         following = signed.manifest.version if signed and served and signed.manifest != served else None
         if holding is None:
-            state = State.WAITING if self._is_followed(manifest) else State.LISTED
-            return LessonView(manifest=manifest, state=state, next_version=following)
+            if not self._is_followed(manifest):
+                return LessonView(manifest=manifest, state=State.LISTED, next_version=following)
+            appointment = manifest.fetch_from if manifest.fetch_from and manifest.fetch_from > self._now() else None
+            reason = f"it is fetched from {appointment.isoformat()} on" if appointment else None
+            return LessonView(manifest=manifest, state=State.WAITING, reason=reason, next_version=following)
         progress = holding.torrent.progress if holding.torrent else None
         peers = progress.peers if progress else 0
         return LessonView(
@@ -269,13 +284,19 @@ class Keeper:
 
     async def _settle_when_asked(self) -> None:
         while True:
-            with trio.move_on_after(SETTLE_EVERY_S):
+            with trio.move_on_after(self._rest_s()):
                 await self._is_unsettled.wait()
             self._is_unsettled = trio.Event()
             settled, self._settled = self._settled, trio.Event()
             await self._settle_once()
             settled.set()
             self._changed.unpark_all()
+
+    def _rest_s(self) -> float:
+        """How long nothing is to do when nobody asks; short of it where the clock is set anew in between."""
+        if self._next_start is None:
+            return SETTLE_EVERY_S
+        return min(SETTLE_EVERY_S, max(0.0, (self._next_start - self._now()).total_seconds()))
 
     async def _settle_once(self) -> None:
         editions = [each.edition for name, each in self.admitted.items() if self._is_shown(name)]
@@ -293,11 +314,12 @@ class Keeper:
         for served in self._served.values():
             self._hold(_expected(served), self._helpers_for(served))
         self._queue.clear()
+        self._next_start = None
         for lesson, signed in self._newest.items():
             if signed.manifest.info_hash in self._stored or lesson in self._wanted:
                 self._hold(_expected(signed.manifest), self._helpers_for(signed.manifest))
             elif signed.manifest.info_hash not in self._holdings and self._is_followed(signed.manifest):
-                self._queue.append(signed.manifest)
+                self._queue_up(signed.manifest)
         for lesson, signed in self._newest.items():
             held = self._holdings.get(signed.manifest.info_hash)
             if held and held.is_complete:  # a new version may have the same content
@@ -308,6 +330,16 @@ class Keeper:
         needed |= {signed.manifest.info_hash for signed in self._newest.values()}
         for info_hash in (self._holdings.keys() | self._stored.keys() | self._undeleted) - needed:
             await self._drop(info_hash)
+
+    def _queue_up(self, manifest: LessonManifest) -> None:
+        """Have a followed lesson wait for its turn, or for its time: then it goes before what has none."""
+        start = manifest.fetch_from
+        if start is None:
+            self._queue.append(manifest)
+        elif start <= self._now():
+            self._queue.appendleft(manifest)
+        else:
+            self._next_start = min(start, self._next_start or start)
 
     def _fill(self) -> None:
         """Begin with the next lessons in the queue, as long as few are being fetched."""
@@ -466,4 +498,4 @@ def _expected_catalogue(manifest: CatalogueManifest) -> Expected:
 
 
 def _expected(manifest: LessonManifest) -> Expected:
-    return Expected(info_hash=manifest.info_hash, size=manifest.size, files=manifest.files)
+    return Expected(info_hash=manifest.info_hash, size=manifest.size, files=manifest.files, audience=manifest.audience)

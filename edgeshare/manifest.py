@@ -146,6 +146,7 @@ class LessonManifest:
     available_from: datetime | None = attrs.field(default=None, validator=_is_aware)
     needed_at: datetime | None = attrs.field(default=None, validator=_is_aware)
     expires: datetime | None = attrs.field(default=None, validator=_is_aware)
+    fetch_from: datetime | None = attrs.field(default=None, validator=_is_aware)  # followers begin then, all at once
 
     @id.validator
     def _check_id(self, _: attrs.Attribute[str], value: str) -> None:
@@ -181,6 +182,13 @@ class LessonManifest:
         """The catalogues that list it: one for each level, corrigés apart."""
         suffix = ".teacher" if self.role == "teacher" else ""
         return tuple(f"{self.publisher}/{level}{suffix}" for level in self.levels)
+
+    @property
+    def is_rehearsal(self) -> bool:
+        """Whether it is over before it may be shown: nodes fetch it by appointment, and no reader ever sees it."""
+        if self.fetch_from is None or self.available_from is None or self.expires is None:
+            return False
+        return self.expires <= self.available_from
 
 
 @attrs.frozen(kw_only=True)

@@ -22,6 +22,7 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
     "verify": ("edgeshare.cli.verify", "verify", "Check a manifest file, and say what was checked."),
     "publish": ("edgeshare.cli.publish", "publish", "Publish lessons in a repository."),
     "origin": ("edgeshare.cli.origin", "origin", "Serve a repository over HTTP."),
+    "drill": ("edgeshare.cli.drill", "drill", "Rehearse the morning: a dummy lesson for all nodes, and a report."),
     "demo": ("edgeshare.cli.demo", "demo", "A small publisher, a school and homes on this machine, to watch."),
 }
 

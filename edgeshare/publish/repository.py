@@ -47,7 +47,7 @@ from edgeshare.publish.content import copy_content
 from edgeshare.publish.folder import LessonFolder, read_folder
 from edgeshare.publish.keys import TOP_ROLES, Keys
 from edgeshare.publish.places import Places
-from edgeshare.publish.torrent import Torrent, assemble, layout_of, piece_length
+from edgeshare.publish.torrent import Torrent, assemble, layout_of, piece_length, tracker_hashes
 from edgeshare.targets import lesson_keys, target_path, vouching
 from edgeshare.units import size
 from edgeshare.vocabulary import Vocabulary, is_code
@@ -103,6 +103,29 @@ class Repository:
         self._lesson_key = keys.lesson_key(self._metadata.publisher)
         self._catalogues = dict(self._published())
         self._clear_left_overs()
+
+    @property
+    def publisher(self) -> str:
+        """The name before the `/` of its catalogues."""
+        return self._metadata.publisher
+
+    @property
+    def catalogues(self) -> tuple[CatalogueManifest, ...]:
+        """The editions that are published."""
+        return tuple(catalogue.manifest for catalogue in self._catalogues.values())
+
+    @property
+    def lessons(self) -> tuple[LessonManifest, ...]:
+        """The lessons that are published, each once."""
+        return tuple(signed.manifest for signed in self._known().values())
+
+    def is_taken(self, lesson: LessonId) -> bool:
+        """Whether the id is published or staged, or was withdrawn."""
+        return lesson in self._known() or lesson in self._gone() or self._places.staged(lesson).exists()
+
+    def tracker_hashes(self, info_hash: InfoHash) -> tuple[str, str]:
+        """What nodes announce a content by, in hex; see `torrent.tracker_hashes`."""
+        return tracker_hashes(self._places.torrent(info_hash).read_bytes(), info_hash)
 
     def add(self, folder: Path, vocabulary: Vocabulary, report: Callable[[int], None] = lambda count: None) -> Staged:
         """Stage the lesson in `folder`, or its next version; the same content and description stage nothing.
@@ -167,9 +190,14 @@ class Repository:
             return False
 
     def release(
-        self, now: datetime, *, origins: Sequence[str] | None = None, trackers: Sequence[str] | None = None
+        self,
+        now: datetime,
+        *,
+        origins: Sequence[str] | None = None,
+        trackers: Sequence[str] | None = None,
+        only: LessonId | None = None,
     ) -> Released:
-        """Publish everything staged; `origins` and `trackers` stay as they were where None.
+        """Publish everything staged, or `only` one lesson of it; `origins` and `trackers` stay as they were where None.
 
         Metadata that is past half of its life is renewed, also when nothing is staged.
 
@@ -181,6 +209,9 @@ class Repository:
             for name in (self._metadata.publisher, "snapshot", "timestamp"):
                 self._keys.signer(name)  # a key that is missing is missed before anything is written
             staged, leaving = self._staged(), self._leaving()
+            if only is not None:
+                staged = [item for item in staged if item.manifest.id == only]
+                leaving = {lesson: why for lesson, why in leaving.items() if lesson == only}
             for item in staged:
                 if not self._places.has_whole(item.manifest.info_hash):  # `add` flushes nothing to the disk
                     what = f"the content of {item.manifest.id}, which is staged, is not whole"

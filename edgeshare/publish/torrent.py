@@ -22,7 +22,7 @@ import libtorrent as lt
 from edgeshare.errors import ManifestError
 from edgeshare.hashtree import HashedFile
 from edgeshare.layout import MAX_INFO, MAX_PIECE, MIN_PIECE, Layout, read_layout
-from edgeshare.manifest import InfoHash
+from edgeshare.manifest import InfoHash, shown
 
 USUAL_PIECE = 256 * 1024  # one request to the origin; a video's first picture needs two or three
 MOST_PIECES = 4096  # beyond it pieces grow up to MAX_PIECE, so that the metadata of 64 GiB stays below 250 kB
@@ -126,3 +126,29 @@ def tracker_hashes(torrent: bytes, info_hash: InfoHash) -> tuple[str, str]:
     info: Any = lt.bdecode(torrent)
     v1 = hashlib.sha1(lt.bencode(info[b"info"]), usedforsecurity=False)
     return v1.hexdigest(), info_hash[:20].hex()
+
+
+def scraped(answer: bytes) -> dict[bytes, tuple[int, int, int]]:
+    """The swarms in a tracker's answer to an HTTP scrape (BEP 48), by hash: complete, incomplete, ever completed.
+
+    Raises:
+        ManifestError: it is no such answer; what the tracker says instead is in the message.
+    """
+    try:
+        whole: Any = lt.bdecode(answer)
+    except RuntimeError as error:
+        raise ManifestError("the answer is not bencoded") from error
+    match whole:
+        case {b"files": dict(swarms)}:
+            pass
+        case {b"failure reason": bytes(reason)}:
+            raise ManifestError(f"it refuses, {shown(reason.decode(errors='replace'))}")
+        case _:
+            raise ManifestError("the answer names no swarms")
+    found: dict[bytes, tuple[int, int, int]] = {}
+    for swarm, counts in swarms.items():
+        match counts:
+            case {b"complete": int(complete), b"incomplete": int(incomplete)} if min(complete, incomplete) >= 0:
+                ever = counts.get(b"downloaded", 0)
+                found[swarm] = (complete, incomplete, ever if isinstance(ever, int) and ever >= 0 else 0)
+    return found

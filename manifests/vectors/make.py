@@ -217,6 +217,15 @@ SMALL_SIGNATURE = {
 VALID: dict[str, tuple[str, bytes]] = {
     "lesson-valid": ("the fields that are needed", lesson()),
     "lesson-valid-all-fields": ("every field", lesson(**OPTIONAL)),
+    "lesson-valid-rehearsal": (
+        "fetched by appointment, over before it may be shown",
+        lesson(
+            id="drill-20261123-1",
+            fetch_from="2026-11-23T20:30:00+01:00",
+            available_from="2999-01-01T00:00:00+00:00",
+            expires="2026-11-24T20:40:00+01:00",
+        ),
+    ),
     "lesson-valid-ecdsa": ("signed with ECDSA P-256", lesson(SIGN_STATE)),
     "lesson-valid-two-signatures": ("a stranger's signature beside a good one", lesson(SIGN_STRANGER, SIGN)),
     "lesson-valid-unknown-field": ("a field of a later edgeshare", lesson(mood={"calm": [1, True, b"\0"]})),
@@ -280,6 +289,7 @@ REFUSED: dict[str, tuple[str, str, bytes]] = {
     "lesson-refused-start": ("manifest", "a start outside the lesson", lesson(start="../index.html")),
     "lesson-refused-info-hash": ("manifest", "an info-hash of 20 bytes", lesson(info_hash=INFO_HASH[:20])),
     "lesson-refused-size": ("manifest", "more than 16 TiB", lesson(size=2**44 + 1)),
+    "lesson-refused-fetch-from": ("manifest", "a time that is a number", lesson(fetch_from=1795462200)),
     "lesson-refused-time": ("manifest", "a time without an offset", lesson(needed_at="2026-11-24T08:00:00")),
     "catalogue-refused-lesson": ("manifest", "a lesson", lesson()),
     "catalogue-refused-name": ("manifest", "a name without a level", catalogue(name="cned")),

@@ -70,6 +70,7 @@ lessons = st.builds(
     available_from=st.none() | moments,
     needed_at=st.none() | moments,
     expires=st.none() | moments,
+    fetch_from=st.none() | moments,
 )
 values = st.recursive(
     st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text(max_size=40) | st.binary(max_size=40),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -85,9 +85,11 @@ class Publisher:
         with open_repository(self.root, Keys(self.keys)) as opened:
             return opened.withdraw(lesson_id(lesson), why)
 
-    def release(self, at: datetime | None = None, **addresses: list[str]) -> Released:
+    def release(
+        self, at: datetime | None = None, *, origins: Sequence[str] | None = None, trackers: Sequence[str] | None = None
+    ) -> Released:
         with open_repository(self.root, Keys(self.keys)) as opened:
-            return opened.release(at or now(), **addresses)
+            return opened.release(at or now(), origins=origins, trackers=trackers)
 
     def refresh(self, at: datetime | None = None) -> Released:
         return refresh_repository(self.root, Keys(self.keys), at or now())
