@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from random import SystemRandom
@@ -24,10 +25,11 @@ from edgeshare.library.library import open_library
 from edgeshare.manifest import LessonId
 from edgeshare.origin.client import open_origins
 from edgeshare.origin.feed import Lines
+from edgeshare.origin.mirrors import MirrorState
 from edgeshare.shim.routes import may_wait, shim
 from edgeshare.swarm.session import open_swarm
 from edgeshare.trust import Trust, check_root
-from edgeshare.view import CatalogueView, LessonView, NodeStatus, State
+from edgeshare.view import CatalogueView, LessonView, MirrorView, NodeStatus, State
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +64,7 @@ class RunningNode:
             await trio.sleep(0.2)  # several changes at once are one for those who look
 
     def status(self) -> NodeStatus:
+        now = datetime.now(UTC)
         peer_bytes, uploaded, peers = self.keeper.totals()
         catalogues = []
         for name in self.follower.names:
@@ -84,11 +87,12 @@ class RunningNode:
             expires=self.follower.expires,
             is_fresh=self.follower.is_fresh(),
             trouble=self.follower.trouble or self.parts.origins.last_error,
-            origin_bytes={why.value: count for why, count in self.parts.lines.taken.items()},
+            origin_bytes=dict(self.parts.origins.received),
             peer_bytes=peer_bytes,
             uploaded_bytes=uploaded,
             peers=peers,
             free_bytes=_free_bytes(self.config.library),
+            mirrors=tuple(_mirror(state, now) for state in self.parts.origins.states()),
         )
 
 
@@ -105,8 +109,8 @@ async def run_node(config: Config, *, task_status: trio.TaskStatus[Endpoint] = t
         listeners = await server.listen(config.shim.listen.host, config.shim.listen.port)
         for listener in listeners:
             stack.push_async_callback(listener.aclose)  # where another part cannot start
-        origins = await stack.enter_async_context(open_origins(config.origins, rng))
-        swarm = await stack.enter_async_context(open_swarm(config.swarm))
+        origins = await stack.enter_async_context(open_origins(config.origins, rng, proxy=config.origin.proxy))
+        swarm = await stack.enter_async_context(open_swarm(config.swarm, rng=rng))
         parts = Parts(library, swarm, origins, Lines(), rng)
         keeper = Keeper(parts, config)
         follower = Follower(Trust(config.library / "trust", root, origins), keeper, config, rng)
@@ -133,6 +137,17 @@ async def run_until_stopped(config: Config) -> None:
                 host.notify("STOPPING=1")
                 nursery.cancel_scope.cancel()
                 break
+
+
+def _mirror(state: MirrorState, now: datetime) -> MirrorView:
+    until = (now + timedelta(seconds=state.until_s)).replace(microsecond=0) if state.is_aside else None
+    return MirrorView(
+        name=state.name,
+        is_aside=state.is_aside,
+        until=until,
+        reason=state.reason,
+        received_bytes=state.received_bytes,
+    )
 
 
 def _free_bytes(library: Path) -> int:

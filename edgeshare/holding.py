@@ -17,19 +17,22 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import suppress
 from itertools import islice
 from random import Random
+from typing import NoReturn
 
 import attrs
 import trio
 
+from edgeshare.crowd import Gathering
 from edgeshare.errors import LibraryError, ManifestError
 from edgeshare.layout import MAX_INFO, FileEntry, Layout, Piece
 from edgeshare.library.content import Stamp
 from edgeshare.library.index import StoredTorrent
 from edgeshare.library.library import Library
 from edgeshare.manifest import InfoHash
-from edgeshare.origin.client import NotFound, OriginClient, Unreachable
+from edgeshare.origin.client import NotFound, OriginClient, Taken, Unreachable
 from edgeshare.origin.feed import Feed, Lines
-from edgeshare.ration import Reason
+from edgeshare.ration import Ration, Reason
+from edgeshare.swarm.joining import Joining
 from edgeshare.swarm.session import Helpers, Swarm, info_of, is_info, read_info
 from edgeshare.swarm.torrent import SwarmError, Torrent
 from edgeshare.units import size
@@ -37,6 +40,7 @@ from edgeshare.view import State
 
 logger = logging.getLogger(__name__)
 
+MEETING_S = 0.2  # how often a node that joins a swarm looks whom it has met: whose turn it is depends on that
 READ_AHEAD = 8  # pieces that a reader asks for beyond the one it waits for
 
 
@@ -44,8 +48,6 @@ READ_AHEAD = 8  # pieces that a reader asks for beyond the one it waits for
 class Pace:
     """How long a holding waits for what, and the room that it leaves."""
 
-    metadata_grace_s: float = 2.0  # at most, for a peer to give the info dict; drawn, so that a few ask the origin
-    peers_grace_s: float = 1.0  # for peers to be found, before the ration takes pieces
     save_grace_s: float = 1.0  # for libtorrent to hand over its resume data when the node stops
     retry_every_s: float = 15.0  # how often a full disk, or what went wrong otherwise, is looked at
     look_every_s: float = 600.0  # how often the files of a complete content are looked at, with nobody reading
@@ -59,6 +61,7 @@ class Expected:
     info_hash: InfoHash
     size: int  # bytes
     files: int
+    audience: int | None = None  # nodes expected to want it
 
 
 @attrs.frozen
@@ -92,7 +95,9 @@ class Holding:
         self._origin_before = stored.origin_bytes if stored else 0  # by earlier runs of the daemon
         self._peers_before = stored.peer_bytes if stored else 0
         self._taken: Counter[Reason] = Counter()  # from the origin, by this run
+        self._torrent_file: bytes | None = None  # from the origin, with the piece layers; until it is added
         self._feed: Feed | None = None  # while it is being fetched
+        self._gathering = Gathering(has_tracker=False, audience=None, joined_s=0.0)
         self._changed = trio.lowlevel.ParkingLot()
 
     @property
@@ -144,6 +149,7 @@ class Holding:
         A caller who cancels it for good also says so with `drop`, and has the swarm let go of it; a node that stops
         need not.
         """
+        was_confused = False
         try:
             while True:
                 try:
@@ -157,8 +163,10 @@ class Holding:
                     self._stop(str(error))
                     logger.warning("%s stands still: %s", self.info_hash.hex()[:16], error)
                 await self._parts.swarm.remove(self.info_hash)
+                at_once = self.torrent is not None and self.torrent.is_confused and not was_confused
+                was_confused = at_once
                 self._peers_before, self.torrent = self.peer_bytes, None
-                await trio.sleep(self._parts.pace.retry_every_s)
+                await trio.sleep(0 if at_once else self._parts.pace.retry_every_s)
                 self.reason = None
                 self._wake()
         finally:
@@ -228,13 +236,50 @@ class Holding:
             torrent.relax(wished)
 
     async def _live(self, helpers: Helpers) -> None:
-        library, swarm = self._parts.library, self._parts.swarm
+        swarm = self._parts.swarm
+        has_tracker = bool(helpers.trackers)
+        self._gathering = Gathering(has_tracker, self._expected.audience, joined_s=trio.current_time())
         info = self._stored.info if self._stored else b""
-        if not is_info(info, self.info_hash):  # not known yet, or the index is damaged
-            info = await self._find_info(helpers)
+        if is_info(info, self.info_hash):
+            layout = self._layout(info)
+            resume = await self._prepare(info, layout)
+            folder = self._parts.library.folder(self.info_hash)
+            self.torrent = torrent = await swarm.add(self.info_hash, info, layout, folder, helpers, resume=resume)
+        else:  # not known yet, or the index is damaged
+            layout, torrent = await self._join(helpers)
+            self.torrent = torrent
+        self.layout = layout
+        self._wake()
+        failures = 0  # since it was complete
+        while True:
+            if not self.is_complete:
+                await self._fetch(torrent, layout)
+            if self.is_complete:
+                failures = 0
+                await self._until_doubtful(torrent, layout)
+            self._stamps = None
+            self._wake()
+            if torrent.is_confused:
+                raise SwarmError(f"{layout.name}: {torrent.failure}; adding it anew")
+            logger.warning("%s: %s; checking all of it", layout.name, torrent.failure)
+            await self._keep(attrs.evolve(self._totals(), stamps=None, resume=None))
+            await self._until_room(layout)
+            if failures:
+                await trio.sleep(min(self._parts.pace.retry_every_s, 2.0**failures))
+            failures += 1
+            await self._parts.library.make_way(self.info_hash, layout)
+            torrent.look_again()
+            self._wake()
+
+    def _layout(self, info: bytes) -> Layout:
         layout = read_info(info, self.info_hash)
         if (layout.size, len(layout.files)) != (self._expected.size, self._expected.files):
             raise ManifestError("the torrent's files are not those that its manifest names")
+        return layout
+
+    async def _prepare(self, info: bytes, layout: Layout) -> bytes | None:
+        """See what is on the disk and make room for the rest; the resume data, if it speaks for the files."""
+        library = self._parts.library
         stored = self._stored or StoredTorrent(
             info_hash=self.info_hash, info=info, resume=None, stamps=None, origin_bytes=0, peer_bytes=0
         )
@@ -248,34 +293,35 @@ class Holding:
             # Resume data speaks for the files only after a clean stop; a kill from here on means: look at the files.
             await self._keep(attrs.evolve(stored, resume=None, stamps=None))
             await library.make_way(self.info_hash, layout)
-        self.layout = layout
-        folder = library.folder(self.info_hash)
-        self.torrent = torrent = await swarm.add(self.info_hash, info, layout, folder, helpers, resume=resume)
-        self._wake()
-        failures = 0  # since it was complete
-        while True:
-            if not self.is_complete:
-                await self._fetch(torrent, layout)
-            if self.is_complete:
-                failures = 0
-                await self._until_doubtful(torrent, layout)
-            self._stamps = None
-            self._wake()
-            logger.warning("%s: %s; checking all of it", layout.name, torrent.failure)
-            await self._keep(attrs.evolve(self._totals(), stamps=None, resume=None))
-            await self._until_room(layout)
-            if failures:
-                await trio.sleep(min(self._parts.pace.retry_every_s, 2.0**failures))
-            failures += 1
-            await library.make_way(self.info_hash, layout)
-            torrent.look_again()
-            self._wake()
+        return resume
+
+    async def _join(self, helpers: Helpers) -> tuple[Layout, Torrent]:
+        """Find the info dict in the swarm and go on with the peers that were met."""
+        folder = self._parts.library.folder(self.info_hash)
+        is_there = await trio.to_thread.run_sync(folder.exists)  # the index was lost, and is found again
+        async with self._parts.swarm.joining(self.info_hash, helpers, folder) as joining:
+            info = await self._find_info(joining)
+            layout = self._layout(info)
+            await self._prepare(info, layout)
+            if not is_there and self._torrent_file is None:
+                return layout, joining.begin(layout)
+        # It looks at the files that are there, and has the piece layers if they came from the origin.
+        file, self._torrent_file = self._torrent_file, None
+        torrent = await self._parts.swarm.add(self.info_hash, info, layout, folder, helpers, torrent_file=file)
+        return layout, torrent
 
     async def _fetch(self, torrent: Torrent, layout: Layout) -> None:
         """Fetch until complete, or until the disk fails."""
         parts = self._parts
-        grace_s = parts.pace.peers_grace_s
-        self._feed = Feed(torrent, parts.origins, parts.lines, self._taken, parts.rng, grace_s=grace_s)
+        self._feed = Feed(
+            torrent,
+            parts.origins,
+            parts.lines,
+            self._taken,
+            parts.rng,
+            token=parts.swarm.token,
+            gathering=self._gathering,
+        )
         try:
             await self._feed.run()
         finally:
@@ -304,48 +350,49 @@ class Holding:
             if not await self._parts.library.unchanged(self._stored, layout):
                 self._distrust("a file")
 
-    async def _find_info(self, helpers: Helpers) -> bytes:
-        """The info dict from whichever has it first: a peer, or after a while the origin."""
-        found: list[bytes] = []
-        refused: list[SwarmError] = []
+    async def _find_info(self, joining: Joining) -> bytes:
+        """The info dict from whichever has it first: a peer, or the origin when it is this node's turn to ask."""
         async with trio.open_nursery() as nursery:
-
-            async def from_peers() -> None:
-                scratch = self._parts.library.root / "trash"
-                try:
-                    found.append(await self._parts.swarm.metadata(self.info_hash, helpers, scratch))
-                except SwarmError as error:  # raised below: a nursery would wrap it
-                    refused.append(error)
-                nursery.cancel_scope.cancel()
-
-            async def from_origin() -> None:
-                grace_s = self._parts.pace.metadata_grace_s * self._parts.rng.random()
-                await trio.sleep(grace_s if helpers.peers or helpers.trackers else 0.0)
-                while True:
-                    wait_s = self._parts.pace.retry_every_s
-                    try:
-                        path = f"torrents/{self.info_hash.hex()}.torrent"
-                        info = info_of(await self._parts.origins.file(path, 2 * MAX_INFO))
-                        if is_info(info, self.info_hash):
-                            found.append(info)
-                            nursery.cancel_scope.cancel()
-                        else:
-                            logger.warning("the origin's %s is of another lesson", path)
-                    except Unreachable as error:
-                        wait_s = min(wait_s, max(0.5, error.retry_in_s))
-                    except (NotFound, ManifestError) as error:
-                        logger.warning("%s", error)
-                        self.is_unobtainable = True
-                        self._stop(str(error))
-                    await trio.sleep(wait_s)
-
-            nursery.start_soon(from_peers)
-            nursery.start_soon(from_origin)
-        if not found:
-            raise refused[0]
+            nursery.start_soon(self._ask_origin, joining)
+            info = await joining.metadata()
+            nursery.cancel_scope.cancel()
         self.is_unobtainable = False
         self.reason = None
-        return found[0]
+        return info
+
+    async def _ask_origin(self, joining: Joining) -> NoReturn:
+        """Have the origin give the info dict to `joining`, for all its peers, when it is this node's turn."""
+        parts, gathering = self._parts, self._gathering
+        ration = Ration(parts.swarm.token, self.info_hash, parts.rng.randbytes(16), began_s=gathering.joined_s)
+        path = f"torrents/{self.info_hash.hex()}.torrent"
+        while True:
+            now, met, progress = trio.current_time(), await joining.neighbours(), joining.progress
+            crowd = gathering.crowd(
+                connected=len(met),
+                known=progress.known if progress else 0,
+                tracker=progress.tracker if progress else None,
+                now_s=now,
+            )
+            wait_s = MEETING_S
+            if ration.leads(met, crowd, now):
+                wait_s = parts.pace.retry_every_s
+                try:
+                    file = await parts.origins.file(path, 2 * MAX_INFO)
+                    info = info_of(file)
+                    if is_info(info, self.info_hash):
+                        self._torrent_file = file
+                        joining.give(info)
+                    else:
+                        logger.warning("the origin's %s is of another lesson", path)
+                except Taken as error:
+                    wait_s = error.retry_in_s
+                except Unreachable as error:
+                    wait_s = min(wait_s, max(0.5, error.retry_in_s))
+                except (NotFound, ManifestError) as error:
+                    logger.warning("%s", error)
+                    self.is_unobtainable = True
+                    self._stop(str(error))
+            await trio.sleep(wait_s)
 
     async def _until_room(self, layout: Layout) -> None:
         """Wait until the disk can take what is missing."""

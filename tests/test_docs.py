@@ -12,7 +12,12 @@ import click
 import pytest
 
 from edgeshare.cli.main import cli
-from edgeshare.config import Config, Endpoint, ShimConfig, SwarmConfig, parse
+from edgeshare.cli.node import REASONS
+from edgeshare.config import Config, Endpoint, OriginConfig, ShimConfig, SwarmConfig, parse
+from edgeshare.ration import Reason
+from edgeshare.shim.metrics import NodeCollector
+from edgeshare.view import State
+from tests.shim.conftest import NodeInMemory
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -50,7 +55,7 @@ def test_every_commands_help_ends_with_an_example() -> None:
         assert re.search(rf"Example:\n +{name}", help_text), name
 
 
-@pytest.mark.parametrize("section", [Config, ShimConfig, SwarmConfig])
+@pytest.mark.parametrize("section", [Config, OriginConfig, ShimConfig, SwarmConfig])
 def test_every_key_of_the_config_is_in_the_docs(section: type) -> None:
     text = (DOCS / "config.md").read_text(encoding="utf-8")
     keys = [key for key, kind in get_type_hints(section).items() if kind is Endpoint or not attrs.has(kind)]
@@ -66,6 +71,26 @@ def test_the_defaults_in_the_docs_are_those_of_the_code() -> None:
     assert f"| `refresh_every_s` | `{config.refresh_every_s:.0f}`" in text
     assert f'`"{config.shim.listen}"` home' in text
     assert f'| `listen` | `"{config.swarm.listen}"` |' in text
+
+
+def test_the_metrics_in_the_docs_are_those_of_the_code() -> None:
+    suffixes = {"counter": "_total", "info": "_info"}
+    named = {metric.name + suffixes.get(metric.type, "") for metric in NodeCollector(NodeInMemory()).collect()}
+    text = _metrics_page()
+    assert named == set(re.findall(r"^\| `(edgeshare_\w+)` \|", text, re.MULTILINE))
+    assert named == set(re.findall(r"\bedgeshare_[a-z_]+", text))  # the rules and queries use no other
+    states = next(line for line in text.splitlines() if line.startswith("| `edgeshare_lessons`"))
+    assert [state for state in State if f"`{state.value}`" not in states] == []
+
+
+def test_every_reason_for_a_byte_from_the_origin_is_in_the_docs_in_the_words_of_status() -> None:
+    text = _metrics_page()
+    assert {reason.value for reason in Reason} | {"metadata", "unknown"} == REASONS.keys()
+    assert [reason for reason, words in REASONS.items() if f"| `{reason}` | {words} |" not in text] == []
+
+
+def _metrics_page() -> str:
+    return (DOCS / "metrics.md").read_text(encoding="utf-8")
 
 
 def test_links_in_the_docs_lead_somewhere() -> None:

@@ -21,7 +21,7 @@ LAYERS = (
     "manifest",
     "layout",
     "config",
-    "catalogue targets ration",
+    "catalogue crowd ration targets",
     "httpd",
     "library",
     "swarm",
@@ -33,7 +33,7 @@ LAYERS = (
     "shim publish",  # a publisher has no node, and a node publishes nothing
     "control",
     "daemon",
-    "demo",
+    "demo drill",
     "cli",
     "__main__",
 )
@@ -42,6 +42,8 @@ RANKS = {part: rank for rank, names in enumerate(LAYERS) for part in names.split
 # They decide, and leave acting to others: no socket, clock or event loop, and nothing of libtorrent.
 CORE = (
     "catalogue.py",
+    "crowd.py",
+    "drill/report.py",
     "hashtree.py",
     "httpd/ranges.py",
     "layout.py",
@@ -113,7 +115,7 @@ def test_every_place_in_the_list_is_taken() -> None:
 
 def test_only_the_swarm_and_the_maker_of_torrents_know_libtorrent() -> None:
     knowing = {str(path.relative_to(PACKAGE)) for path in modules() if "libtorrent" in imports(path)}
-    assert knowing == {"swarm/session.py", "swarm/torrent.py", "swarm/events.py", "publish/torrent.py"}
+    assert {name for name in knowing if not name.startswith("swarm/")} == {"publish/torrent.py"}
 
 
 def test_only_trust_and_publishing_know_tuf() -> None:

@@ -1,42 +1,52 @@
-"""The loop that takes from the origin what no peer has: shortage, ration, fetch, hand in.
+"""The loop that takes from the origin what no peer has: sight, ration, fetch, hand in.
 
 One feed serves one lesson while it is being fetched. It runs two lines: one for readers, who wait, and one for the
 ration. Each line is one request at a time on the whole node, so that many lessons do not make many connections. A fetch
 ends when peers have been faster; what waits for its turn in a line is still anybody's to bring.
+
+In company a request is for one portion, of the same bytes whichever node asks: so the origin's guard can tell a second
+request for the same bytes from a first, and a fetch is short, so that others see soon that the pieces are taken.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from random import Random
 
 import trio
 
+from edgeshare.crowd import Gathering
 from edgeshare.layout import Layout, Piece
-from edgeshare.origin.client import NotFound, OriginClient, Unreachable
-from edgeshare.ration import Reason, Shortage, due, ticket
+from edgeshare.origin.client import NotFound, OriginClient, Taken, Unreachable
+from edgeshare.origin.line import Line
+from edgeshare.ration import Decision, Neighbour, Ration, Reason, Sight, Token
 from edgeshare.swarm.torrent import SwarmError, Torrent
 
 logger = logging.getLogger(__name__)
 
-LOOK_EVERY_S = 0.5  # how often availability is asked for while something is missing; a reader is seen at once
 ASK_AGAIN_S = 30.0  # at most, when no origin gives a piece: a peer may have it by then
 TURN_S = 0.25  # in the line, for one lesson: several runs by one look, while what peers have is not much older
-MOST_AT_ONCE = 2 * 2**20  # bytes of one request: short enough that news of it spreads while others wait
+PORTION = 256 * 2**10, 2**20  # bytes of one request in company: at least, at most, and a piece at the very least
+PORTIONS = 64  # of one lesson, between those: enough for many nodes to take some, few enough to ask for one by one
+MOST_ALONE = 2 * 2**20  # bytes of one request where nobody else is there: still short beside a reader's patience
 MOST_FOR_READER = 512 * 2**10  # bytes: a page's next file waits behind it, on a line of 1 Mbit/s for four seconds
 
 
+MANY = 40  # neighbours: about as many as a node has in a crowd of any size, so they tell nothing of its size
+COUNT_LASTS_S = 15.0  # the tracker's count of such a crowd, before pieces are taken by it
+COUNT_WITHIN_S = 1.5  # it has to answer; then the count that there is has to do
+
+
 class Lines:
-    """The node's two lines to the origin, shared by all its feeds, and what came through them."""
+    """The node's two lines to the origin, shared by all its feeds."""
 
     def __init__(self) -> None:
-        self.readers = trio.CapacityLimiter(1)
-        self.ration = trio.CapacityLimiter(1)
-        self.taken: Counter[Reason] = Counter()  # bytes, since the daemon started
+        self.readers = Line()
+        self.ration = Line()
 
 
 class Feed:
@@ -50,18 +60,28 @@ class Feed:
         taken: Counter[Reason],
         rng: Random,
         *,
-        grace_s: float,
+        token: Token,
+        gathering: Gathering,
     ) -> None:
         self._torrent = torrent
         self._taken = taken  # bytes for this lesson, counted on here
         self._origins = origins
         self._lines = lines
-        self._secret = rng.randbytes(32)
-        self._grace_s = grace_s  # for peers to be found, before the ration takes anything
+        self._gathering = gathering
+        self._ration = Ration(
+            token,
+            torrent.info_hash,
+            rng.randbytes(16),
+            portions=portions(torrent.layout),
+            began_s=gathering.joined_s,
+        )
+        self._neighbours: tuple[Neighbour, ...] = ()
+        self._wants_claims = False
         self._coming: set[Piece] = set()  # asked of the origin, not here yet
+        self._counted_s = -float("inf")  # when the tracker was asked to count anew
+        self._given_away: dict[Piece, float] = {}  # to somebody else, by the origin's word; until when that counts
         self._awaited_since: dict[Piece, float] = {}
-        self._peers_moved_at = 0.0  # when peers who have something gave something last, by trio's clock
-        self._peers_gave = -1  # bytes, by then
+        self.crowd = 1  # nodes believed to be after the same lesson, this one included
         self.missing: str | None = None  # what the origin said when it did not have a file; None when it had the last
         self._trouble: str | None = None
 
@@ -83,73 +103,91 @@ class Feed:
         with suppress(SwarmError):  # `run` hears of it too
             while True:
                 await self._torrent.until(lambda: bool(self._torrent.urgent & self._torrent.missing()))
-                await self._take(self._awaited, self._lines.readers)
+                await self._take(lambda why: why is Reason.READER_WAITS, self._lines.readers)
 
     async def _for_ration(self) -> None:
-        await trio.sleep(self._grace_s)
         with suppress(SwarmError):
-            since = trio.current_time()
-
-            async def rationed() -> Mapping[Piece, Reason]:
-                nonlocal since
-                shortage = await self._shortage(since)
-                if shortage.missing <= shortage.held_by_peers:
-                    since = trio.current_time()
-                found = due(shortage, self._secret).items()
-                return {piece: why for piece, why in found if why is not Reason.READER_WAITS}
-
             while True:
-                await self._take(rationed, self._lines.ration)
+                await self._take(lambda why: why is not Reason.READER_WAITS, self._lines.ration)
 
-    async def _awaited(self) -> Mapping[Piece, Reason]:
-        shortage = await self._shortage(since=trio.current_time())
-        return {piece: why for piece, why in due(shortage, self._secret).items() if why is Reason.READER_WAITS}
-
-    async def _shortage(self, since: float) -> Shortage:
-        torrent, now = self._torrent, trio.current_time()
-        availability = await torrent.availability()
-        missing = torrent.missing() - self._coming
-        held = frozenset(piece for piece in missing if availability[piece])
+    async def _look(self) -> Decision:
+        torrent = self._torrent
+        available = await torrent.availability()
+        now = trio.current_time()
+        self._given_away = {piece: until for piece, until in self._given_away.items() if until > now}
+        missing = torrent.missing() - self._coming - self._given_away.keys()
+        if self._wants_claims or not all(available[piece] for piece in missing):
+            self._neighbours = await torrent.neighbours(claims=self._wants_claims)
         progress = torrent.progress
-        is_moving = torrent.bytes_from_peers != self._peers_gave or bool(progress and progress.down_bytes_per_s)
-        if is_moving or not held:
-            self._peers_moved_at, self._peers_gave = now, torrent.bytes_from_peers
-        self._awaited_since = {piece: self._awaited_since.get(piece, now) for piece in torrent.urgent}
-        return Shortage(
-            missing=missing,
-            held_by_peers=held,
-            awaited={piece: now - start for piece, start in self._awaited_since.items()},
-            peers=progress.peers if progress else 0,
-            seekers=max(1, progress.seekers if progress else 1),
-            age_s=max(0.0, now - since),
-            stall_s=now - self._peers_moved_at,
+        self.crowd = self._gathering.crowd(
+            connected=len(self._neighbours),
+            known=progress.known if progress else 0,
+            tracker=progress.tracker if progress else None,
+            now_s=now,
         )
+        self._awaited_since = {piece: self._awaited_since.get(piece, now) for piece in torrent.urgent}
+        sight = Sight(
+            missing=missing,
+            available=available,
+            neighbours=self._neighbours,
+            crowd=self.crowd,
+            received=progress.from_peers if progress else 0,
+            awaited={piece: now - start for piece, start in self._awaited_since.items()},
+        )
+        decision = self._ration.look(sight, now)
+        self._wants_claims = decision.wants_claims
+        return decision
 
-    async def _take(self, wanted: Callable[[], Awaitable[Mapping[Piece, Reason]]], line: trio.CapacityLimiter) -> None:
+    async def _take(self, is_mine: Callable[[Reason], bool], line: Line) -> None:
         """Take some runs of neighbouring pieces, or wait a little when nothing is due or nobody answers."""
-        wait_s = LOOK_EVERY_S
-        if await wanted():
-            async with line:
+
+        async def due() -> tuple[Mapping[Piece, Reason], float]:
+            decision = await self._look()
+            return {piece: why for piece, why in decision.take.items() if is_mine(why)}, decision.look_in_s
+
+        found, wait_s = await due()
+        if found:
+            async with line.turn(self.crowd):
                 # What is due is asked once more when it is our turn: others in the line may have taken a while, and
                 # what waits there is not on its way yet.
-                now = await wanted()
+                if line is self._lines.ration and len(self._neighbours) >= MANY:
+                    await self._count()
+                found, wait_s = await due()
                 turn_ends = trio.current_time() + TURN_S
-                rest = set(now)
-                for first in sorted(now, key=self._order):
+                rest = set(found)
+                for first in found:
                     rest &= self._torrent.missing() - self._coming
                     if first not in rest:
                         continue
-                    most = MOST_FOR_READER if now[first] is Reason.READER_WAITS else MOST_AT_ONCE
-                    run = neighbours(self._torrent.layout, rest, first, most)
+                    run = self._run(rest, first, found[first])
                     rest.difference_update(run)
                     self._coming.update(run)
                     try:
-                        wait_s = await self._fetch(run, now[first])
+                        wait_s = await self._fetch(run, found[first])
                     finally:
                         self._coming.difference_update(run)
                     if wait_s or trio.current_time() >= turn_ends:
                         break
         await trio.sleep(wait_s)
+
+    async def _count(self) -> None:
+        """Have the swarm counted: who came early believes in a crowd as small as it was then, and takes its share."""
+        now = trio.current_time()
+        if now - self._counted_s >= COUNT_LASTS_S:
+            self._counted_s = now
+            self._torrent.recount()
+            with trio.move_on_after(COUNT_WITHIN_S):
+                await self._torrent.until(lambda: self._torrent.is_counted_anew)
+
+    def _run(self, wanted: AbstractSet[Piece], first: Piece, why: Reason) -> list[Piece]:
+        """`first` and what is asked for with it."""
+        layout = self._torrent.layout
+        if why is Reason.READER_WAITS:
+            return neighbours(layout, wanted, first, MOST_FOR_READER)
+        if why is Reason.ALONE:  # short at first: who comes a moment later sees soon what is taken
+            return neighbours(layout, wanted, first, min(MOST_ALONE, max(PORTION[0], self._taken[Reason.ALONE])))
+        whole = self._ration.portion(first)
+        return list(whole) if wanted >= set(whole) else [first]
 
     async def _fetch(self, run: list[Piece], reason: Reason) -> float:
         """Fetch a run and hand it in, unless peers are faster; how long to wait before the next."""
@@ -160,11 +198,17 @@ class Feed:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._end_when_needless, run, reason, nursery.cancel_scope)
             try:
-                body = await self._origins.span(path, start, stop, file.size, accept=self._checker(start, run))
+                body = await self._origins.span(
+                    path, start, stop, file.size, self._checker(start, run), purpose=reason.value
+                )
             except Unreachable as error:
                 nursery.cancel_scope.cancel()
                 self._report(str(error))
-                return max(LOOK_EVERY_S, min(error.retry_in_s, ASK_AGAIN_S))
+                return max(0.5, min(error.retry_in_s, ASK_AGAIN_S))
+            except Taken as error:
+                nursery.cancel_scope.cancel()
+                self._given_away |= dict.fromkeys(run, trio.current_time() + error.retry_in_s)
+                return 0.0
             except NotFound as error:
                 nursery.cancel_scope.cancel()
                 self.missing = str(error)
@@ -173,7 +217,6 @@ class Feed:
             self.missing = None
             self._report(None)
             self._taken[reason] += len(body)
-            self._lines.taken[reason] += len(body)
             logger.debug("%d pieces of %s from the origin: %s", len(run), layout.name, reason.value)
             for piece in run:
                 _, begin, end = layout.file_of(piece)
@@ -207,10 +250,17 @@ class Feed:
 
         return is_right
 
-    def _order(self, piece: Piece) -> tuple[float, float]:
-        """Readers first, in the order of their wishes; the rest scattered, each node in an order of its own."""
-        since = self._awaited_since.get(piece)
-        return (since, piece) if since is not None else (float("inf"), ticket(self._secret, piece))
+
+def portions(layout: Layout) -> list[Piece]:
+    """For each piece, the first piece of its portion: neighbours in one file, the same for every node."""
+    least, most = PORTION
+    together = max(1, min(most, max(least, layout.size // PORTIONS)) // layout.piece_length)
+    heads = [Piece(0)] * layout.pieces
+    for file in layout.files:
+        span = layout.pieces_of(file)
+        for piece in span:
+            heads[piece] = Piece(span.start + (piece - span.start) // together * together)
+    return heads
 
 
 def neighbours(layout: Layout, wanted: AbstractSet[Piece], first: Piece, most: int) -> list[Piece]:

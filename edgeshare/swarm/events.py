@@ -21,8 +21,10 @@ class Progress:
     is_checking: bool
     is_finished: bool  # it believes to have every piece; whether the disk has them is for the library to say
     peers: int  # connected
-    seekers: int  # nodes in the swarm by the tracker's count, or those heard of; this one included
+    tracker: int | None  # nodes in the swarm by the tracker's count, this one included; None while it is silent
+    known: int  # peers, by address
     down_bytes_per_s: int
+    from_peers: int  # bytes of content received, verified or not, since the torrent was added
     to_peers: int  # bytes of content sent since the session began
     failure: str | None  # what stopped it, when something did; the word of an event that got lost
     pieces: bytes | None  # one byte a piece, 1 for those it has; None when it was not asked for
@@ -49,6 +51,13 @@ class TorrentChecked:
 
 @attrs.frozen
 class TorrentRemoved:
+    info_hash: InfoHash
+
+
+@attrs.frozen
+class TrackerAnswered:
+    """It counted the swarm: the next progress has its figure."""
+
     info_hash: InfoHash
 
 
@@ -104,6 +113,7 @@ class DiskFailed:
 
     info_hash: InfoHash
     reason: str
+    is_confused: bool = False  # v1 and v2 hashes contradict each other, says libtorrent
 
 
 @attrs.frozen
@@ -133,6 +143,7 @@ SwarmEvent = (
     | TorrentAdded
     | TorrentChecked
     | TorrentRemoved
+    | TrackerAnswered
     | MetadataReceived
     | PieceVerified
     | PieceRefused
@@ -175,6 +186,8 @@ def _translated(alert: lt.alert) -> tuple[SwarmEvent, ...]:  # noqa: C901 - one 
             return (TorrentChecked(v2_of(alert.handle)),)
         case lt.torrent_removed_alert():
             return (TorrentRemoved(_v2(alert.info_hashes)),)
+        case lt.tracker_reply_alert() | lt.scrape_reply_alert():
+            return (TrackerAnswered(v2_of(alert.handle)),)
         case lt.metadata_received_alert():
             info = alert.handle.torrent_file()
             return () if info is None else (MetadataReceived(v2_of(alert.handle), info.info_section()),)
@@ -183,7 +196,7 @@ def _translated(alert: lt.alert) -> tuple[SwarmEvent, ...]:  # noqa: C901 - one 
         case lt.file_error_alert():
             return (DiskFailed(v2_of(alert.handle), alert.error.message()),)
         case lt.torrent_error_alert():  # above all of a check, which stands still then
-            return (DiskFailed(v2_of(alert.handle), alert.error.message()),)
+            return (DiskFailed(v2_of(alert.handle), alert.error.message(), _is_confusion(alert.error)),)
         case lt.save_resume_data_alert():
             return (ResumeDataReady(v2_of(alert.handle), lt.write_resume_data_buf(alert.params)),)
         case lt.save_resume_data_failed_alert():
@@ -212,12 +225,24 @@ def _progress(status: lt.torrent_status) -> Progress:
         is_checking=status.state in checking,
         is_finished=status.is_finished,
         peers=status.num_peers,
-        seekers=max(status.num_complete + status.num_incomplete, status.list_peers + 1, 1),  # a tracker counts us too
+        tracker=_counted(status),
+        known=status.list_peers,
         down_bytes_per_s=status.download_payload_rate,
+        from_peers=status.total_payload_download,
         to_peers=status.total_payload_upload,
         failure=_failure(status),
         pieces=bytes(status.pieces) if status.pieces else None,
     )
+
+
+def _is_confusion(error: lt.error_code) -> bool:
+    return error.message() == "v1 and v2 hashes do not describe the same data"  # the binding has no name for its number
+
+
+def _counted(status: lt.torrent_status) -> int | None:
+    if status.num_complete < 0 and status.num_incomplete < 0:
+        return None
+    return max(0, status.num_complete) + max(0, status.num_incomplete)
 
 
 def _failure(status: lt.torrent_status) -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 
 import attrs
 import libtorrent as lt
@@ -17,6 +18,7 @@ import trio
 from edgeshare.errors import EdgeshareError
 from edgeshare.layout import Layout, Piece
 from edgeshare.manifest import InfoHash
+from edgeshare.ration import Neighbour
 from edgeshare.swarm.events import (
     Availability,
     CacheFlushed,
@@ -31,7 +33,9 @@ from edgeshare.swarm.events import (
     TorrentChecked,
     TorrentProgress,
     TorrentRemoved,
+    TrackerAnswered,
 )
+from edgeshare.swarm.neighbours import neighbours
 
 _SAVE = lt.torrent_handle.flush_disk_cache | lt.torrent_handle.save_info_dict
 _STEP_MS = 150  # between the deadlines of pieces that a reader wants in a row
@@ -58,7 +62,9 @@ class Torrent:
         self.layout = layout
         self.progress: Progress | None = None  # None until libtorrent reports
         self.failure: str | None = None  # why bytes that were verified are not on disk; None when nothing failed
+        self.is_confused = False  # libtorrent takes v1 and v2 hashes for contradictory: only adding it anew helps
         self.is_checked = False
+        self.is_counted_anew = False  # a tracker has counted the swarm since `recount`
         self.bytes_have = 0  # verified
         self.bytes_from_peers = 0  # in this session
         self._handle = handle
@@ -69,6 +75,7 @@ class Torrent:
         self._questions: list[_Question] = []
         self._awaits_check = True  # what is said of its pieces before it was checked is out of date
         self._changed = trio.lowlevel.ParkingLot()
+        self._is_counted = False
         self._is_gone = False
 
     @property
@@ -158,6 +165,23 @@ class Torrent:
         assert isinstance(found, Availability)
         return found.peers if len(found.peers) == self.layout.pieces else (0,) * self.layout.pieces
 
+    async def neighbours(self, *, claims: bool = False) -> tuple[Neighbour, ...]:
+        """The connected peers; with `claims`, also the pieces of each.
+
+        Raises:
+            SwarmError: the torrent was removed.
+        """
+        if not self._is_gone:
+            with suppress(RuntimeError):  # it went away while libtorrent was asked
+                return await trio.to_thread.run_sync(lambda: neighbours(self._handle, claims=claims))
+        raise SwarmError("the lesson was removed while its peers were asked for")
+
+    def recount(self) -> None:
+        """Have the trackers count the swarm (BEP 48, BEP 15); `is_counted_anew` when one has."""
+        self.is_counted_anew = self._is_counted = False
+        if not self._is_gone:
+            self._handle.scrape_tracker()
+
     async def flush(self) -> None:
         """Have everything that was verified written to the disk, as far as libtorrent can tell.
 
@@ -211,7 +235,7 @@ class Torrent:
             self._handle.resume()
         self._wake()
 
-    def on(self, event: SwarmEvent) -> None:
+    def on(self, event: SwarmEvent) -> None:  # noqa: C901 - one table, one line a kind
         """Follow one event; called by the session for this torrent's."""
         if self._is_gone:
             return
@@ -225,8 +249,11 @@ class Torrent:
                 self._given.discard(piece)
             case PieceRefused(piece=piece):
                 self._given.discard(piece)
+            case TrackerAnswered():
+                self._is_counted = True  # the next progress has its figure
             case TorrentProgress(progress=progress):
                 self.progress = progress
+                self.is_counted_anew |= self._is_counted
                 if progress.failure is not None and not self._awaits_check:
                     self.distrust(progress.failure)
                 if progress.pieces is not None and not progress.is_checking and not self._awaits_check:
@@ -234,7 +261,8 @@ class Torrent:
             case TorrentChecked():
                 self._awaits_check = False
                 self._handle.post_status(lt.torrent_handle.query_pieces)
-            case DiskFailed(reason=reason):
+            case DiskFailed(reason=reason, is_confused=is_confused):
+                self.is_confused |= is_confused
                 self.distrust(reason)
             case TorrentAdded(error=str(error)):
                 self.distrust(error)

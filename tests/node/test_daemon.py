@@ -3,7 +3,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -209,6 +209,26 @@ async def test_content_that_is_wrong_is_never_kept_or_served(
         await node.until(LESSON, "complete")
         assert await node.read(LESSON, "index.html") == (200, PAGE)
         await node.until_status(lambda status: not status["trouble"])
+
+
+async def test_a_mirror_that_sends_wrong_bytes_is_named_in_the_status_and_another_asked(
+    publisher: Publisher, site: Site, tmp_path: Path
+) -> None:
+    async with (
+        serving(of_lesson(publisher, other_part)) as wrong,
+        serving(site) as right,
+        here(write_config(tmp_path / "node", publisher, wrong.url, right.url, refresh_every_s=1000)) as node,
+    ):
+        await node.until(LESSON, "complete")
+        status = await node.status()
+        aside, asked = status["mirrors"]
+        assert (aside["name"], aside["aside"]) == (wrong.url, True)
+        assert aside["reason"].startswith("sends other bytes than were published in content/")
+        assert datetime.fromisoformat(aside["until"]) > now() + timedelta(minutes=55)
+        assert (asked["name"], asked["aside"], asked["until"], asked["reason"]) == (right.url, False, None, None)
+        assert asked["received_bytes"] > len(PAGE) + len(FILM)
+        assert aside["received_bytes"] + asked["received_bytes"] == status["origin_bytes"]
+        assert status["origin_bytes"] == sum(status["origin_bytes_by_reason"].values())
 
 
 # What only processes show: signals, and death

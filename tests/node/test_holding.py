@@ -10,11 +10,13 @@ import attrs
 import pytest
 import trio
 
+from edgeshare.crowd import PATIENCE_S
 from edgeshare.errors import LibraryError
 from edgeshare.hashtree import FileHasher
 from edgeshare.holding import Holding, Parts
 from edgeshare.layout import FileEntry, Piece
 from edgeshare.publish.torrent import assemble
+from edgeshare.swarm.events import DiskFailed
 from edgeshare.swarm.torrent import SwarmError
 from edgeshare.view import State
 from tests.support.content import PIECE, Content, SlowSeed, at, content, hold, node, noise
@@ -156,8 +158,8 @@ async def test_what_a_peer_has_is_not_asked_of_the_origin(tmp_path: Path) -> Non
     with trio.fail_after(30):
         async with node("127.0.0.2") as peer:
             await hold(peer, LESSON, LESSON.write(tmp_path / "peer"))
-            pace = attrs.evolve(QUICK, metadata_grace_s=20.0, peers_grace_s=10.0)
-            async with parts(tmp_path / "mine", origin, pace=pace) as mine, holding(mine, LESSON, at(peer)) as held:
+            wanted = expected(LESSON, audience=800_000)
+            async with parts(tmp_path / "mine", origin) as mine, holding(mine, wanted, at(peer)) as held:
                 await complete(held)
                 assert origin.asked == []
                 assert held.peer_bytes == LESSON.size
@@ -256,7 +258,7 @@ async def test_after_a_kill_the_files_are_read_and_only_what_is_missing_is_fetch
             await half(held)
             folder = mine.library.folder(HALVES.info_hash)
         origin.most = None
-        (here,) = (path for path in folder.iterdir() if path.stat().st_size == HALF)
+        (here,) = (path for path in folder.iterdir() if path.read_bytes() == HALVES.files[path.name])
         with here.open("r+b") as file:  # as when the power fails in the middle of it
             file.write(b"torn")
         async with parts(tmp_path, origin) as mine:
@@ -341,7 +343,7 @@ async def test_a_file_that_cannot_be_read_for_a_peer_takes_its_lesson_out_of_com
                 await complete(held)
 
 
-async def test_a_content_that_never_verifies_is_tried_again_with_pauses(
+async def test_a_content_whose_hashes_contradict_one_another_is_tried_again_with_pauses(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     hasher = FileHasher(PIECE)
@@ -355,7 +357,111 @@ async def test_a_content_that_never_verifies_is_tried_again_with_pauses(
             await held.until(lambda: held.state is State.FAILED)
             assert "v1 and v2 hashes" in (held.trouble or "")
             await trio.sleep(1.0)  # the period is the point: without pauses there would be hundreds
-    assert 1 <= len([line for line in caplog.messages if "checking all of it" in line]) <= 2
+    assert len([line for line in caplog.messages if "adding it anew" in line]) == 2
+
+
+async def test_a_content_that_libtorrent_is_confused_about_is_added_anew_at_once_and_then_after_a_pause(
+    tmp_path: Path,
+) -> None:
+    pace = attrs.evolve(QUICK, retry_every_s=1.0)
+    origin = Origin(LESSON)
+    with trio.fail_after(30):
+        async with parts(tmp_path, origin, pace=pace) as mine, holding(mine, LESSON) as held:
+            took_s = []
+            for _ in range(2):
+                await complete(held)
+                confused = held.torrent
+                assert confused
+                confused.on(DiskFailed(LESSON.info_hash, "v1 and v2 hashes do not agree", is_confused=True))
+                began_s = trio.current_time()
+                await held.until(lambda: held.state is State.FAILED)
+                assert "hashes do not agree" in (held.trouble or "")
+                await held.until(lambda: held.torrent not in (None, confused))  # noqa: B023 - awaited here
+                took_s.append(trio.current_time() - began_s)
+            await complete(held)
+            assert held.trouble is None
+            assert took_s[0] < 0.8
+            assert took_s[1] >= 1.0
+            assert origin.sent == LESSON.size  # its files are as they were
+            assert LESSON.is_at(mine.library.folder(LESSON.info_hash))
+
+
+async def test_a_write_that_fails_is_no_confusion_and_the_torrent_stays(tmp_path: Path) -> None:
+    with trio.fail_after(30):
+        async with parts(tmp_path, Origin(LESSON)) as mine, holding(mine, LESSON) as held:
+            await complete(held)
+            torrent = held.torrent
+            assert torrent
+            torrent.on(DiskFailed(LESSON.info_hash, "an unreadable sector"))
+            assert held.state is State.FAILED
+            await complete(held)
+            assert held.torrent is torrent
+
+
+async def test_a_node_that_nobody_told_who_else_is_there_waits_a_moment_and_takes_it_all(tmp_path: Path) -> None:
+    origin = Origin(LESSON)
+    with trio.fail_after(30):
+        async with parts(tmp_path, origin) as mine, holding(mine, expected(LESSON, audience=10**6)) as held:
+            began_s = trio.current_time()
+            await complete(held)
+            assert PATIENCE_S <= trio.current_time() - began_s < PATIENCE_S + 3.0
+            assert origin.sent == LESSON.size
+
+
+async def test_of_two_nodes_that_join_together_one_asks_for_the_metadata_and_each_piece_is_taken_once(
+    tmp_path: Path,
+) -> None:
+    origin = Origin(LESSON)
+    both = expected(LESSON, audience=2)
+    with trio.fail_after(30):
+        async with (
+            parts(tmp_path / "one", origin, address="127.0.0.2") as one,
+            parts(tmp_path / "other", origin, address="127.0.0.3") as other,
+            holding(one, both, at(other.swarm)) as first,
+            holding(other, both, at(one.swarm)) as second,
+        ):
+            await complete(first)
+            await complete(second)
+            for each in (one, other):
+                assert LESSON.is_at(each.library.folder(LESSON.info_hash))
+    assert [path for path, _ in origin.asked if path.startswith("torrents/")] == [
+        f"torrents/{LESSON.info_hash.hex()}.torrent"
+    ]
+    assert origin.sent == LESSON.size
+
+
+async def test_metadata_that_was_given_to_somebody_else_is_no_trouble_and_asked_for_later(tmp_path: Path) -> None:
+    origin = Origin(LESSON)
+    path = f"torrents/{LESSON.info_hash.hex()}.torrent"
+    origin.taken = {path}
+    pace = attrs.evolve(QUICK, retry_every_s=60.0)
+    with trio.fail_after(30):
+        async with parts(tmp_path, origin, pace=pace) as mine, holding(mine, LESSON) as held:
+            while not origin.asked:
+                await trio.sleep(0.01)
+            await trio.sleep(0.5)  # less than it was asked to wait
+            assert (held.state, held.trouble, held.is_unobtainable) == (State.WAITING, None, False)
+            assert origin.asked == [(path, None)]
+            origin.taken = set()
+            await complete(held)
+
+
+async def test_when_the_index_is_lost_the_files_are_kept_and_only_what_is_wrong_is_fetched(tmp_path: Path) -> None:
+    with trio.fail_after(30):
+        async with parts(tmp_path, Origin(HALVES)) as mine, holding(mine, HALVES) as held:
+            await complete(held)
+            folder = mine.library.folder(HALVES.info_hash)
+        for file in tmp_path.glob("index.sqlite*"):
+            file.unlink()
+        with (folder / "a").open("r+b") as altered:
+            altered.write(b"torn")
+        origin = Origin(HALVES)
+        async with parts(tmp_path, origin) as mine:
+            assert await mine.library.torrents() == []
+            async with holding(mine, HALVES) as held:
+                await complete(held)
+                assert HALVES.is_at(folder)
+    assert origin.sent == PIECE
 
 
 async def test_a_stream_crosses_pieces_and_ends_with_its_file(tmp_path: Path) -> None:
@@ -394,8 +500,7 @@ async def test_a_reader_gets_bytes_from_the_middle_long_before_the_lesson_is_her
     (entry,) = lesson.layout.files
     slow = SlowSeed(lesson, tmp_path / "slow", 16 * PIECE)
     with trio.fail_after(30):
-        pace = attrs.evolve(QUICK, metadata_grace_s=20.0)
-        async with parts(tmp_path / "mine", pace=pace) as mine, holding(mine, lesson, slow.endpoint) as held:
+        async with parts(tmp_path / "mine") as mine, holding(mine, lesson, slow.endpoint) as held:
             portion = await streamed(held, entry, 100 * PIECE - 5, 100 * PIECE + 5)
             assert portion == lesson.files["a"][100 * PIECE - 5 : 100 * PIECE + 5]
             assert held.bytes_have < lesson.size // 2

@@ -24,6 +24,7 @@ from edgeshare.trust import Trust, Vouched
 from edgeshare.view import State
 from tests.support.content import PIECE, Content, at, content, noise
 from tests.support.node import Origin, parts
+from tests.support.server import serving, tracker
 
 NOW = datetime.now(UTC)
 FRACTIONS = LessonId("fractions")
@@ -38,6 +39,7 @@ subjects = ["mathematiques"]
 description = ""
 licence = "CC-BY-SA-4.0"
 start = "index.html"
+audience = 1
 """
 
 
@@ -112,8 +114,10 @@ def config(library: Path, **fields: Any) -> Config:
 
 @asynccontextmanager
 async def keeping(library: Path, origin: Origin, root: bytes = b"", **fields: Any) -> AsyncIterator[Node]:
-    async with parts(library, origin) as mine, trio.open_nursery() as nursery:
-        keeper = Keeper(mine, config(library, **fields))
+    """A keeper on the library in `library`; by its tracker's word it is alone, so that it waits for nobody."""
+    async with serving(tracker(1)) as asked, parts(library, origin) as mine, trio.open_nursery() as nursery:
+        swarm = attrs.evolve(fields.pop("swarm", SwarmConfig()), trackers=(f"{asked.url}announce",))
+        keeper = Keeper(mine, config(library, swarm=swarm, **fields))
         await nursery.start(keeper.run)
         yield Node(keeper, mine, Trust(library / "trust", root, mine.origins))
         nursery.cancel_scope.cancel()
@@ -333,6 +337,7 @@ class Desk:
             "info_hash": thing.info_hash,
             "size": thing.size,
             "files": len(thing.files),
+            "audience": 1,
         }
         manifest = LessonManifest(id=LessonId(lesson), **(usual | fields))
         return SignedLesson(manifest, self._keys.sign_manifest("cned", manifest))

@@ -19,7 +19,7 @@ from edgeshare.origin.feed import Lines
 from edgeshare.swarm.session import Helpers
 from tests.support.content import Content, node
 
-QUICK = Pace(metadata_grace_s=0.1, peers_grace_s=0.1, retry_every_s=0.3, spare_bytes=0)
+QUICK = Pace(retry_every_s=0.3, spare_bytes=0)
 
 
 class Origin(httpx.AsyncBaseTransport):
@@ -32,6 +32,7 @@ class Origin(httpx.AsyncBaseTransport):
         self.most: int | None = None  # bytes of content that it gives before it stops answering
         self.withheld: set[str] = set()  # contents, in hex, whose files it does not give
         self.unknown: set[str] = set()  # contents, in hex, whose torrents it has not
+        self.taken: set[str] = set()  # paths that its guard gave to somebody else a moment ago
         self.repository: Path | None = None  # a folder with more files
         for each in contents:
             self.publish(each)
@@ -56,6 +57,9 @@ class Origin(httpx.AsyncBaseTransport):
             body = None
         if any(path.startswith(f"content/{each}/") for each in self.withheld):
             await trio.sleep_forever()
+        if path in self.taken:
+            headers = {"Edgeshare-Range": "taken", "Retry-After": "1"}
+            return httpx.Response(429, stream=httpx.ByteStream(b""), headers=headers)
         if body is None:
             return httpx.Response(404, stream=httpx.ByteStream(b""))
         if asked is None:
@@ -76,23 +80,27 @@ async def parts(
     """A node's parts on the library in `library`."""
     async with AsyncExitStack() as stack:
         opened = await stack.enter_async_context(open_library(library))
-        swarm = await stack.enter_async_context(node(address))
+        # no goodbye to trackers: libtorrent takes a second over it, however soon they answer
+        swarm = await stack.enter_async_context(node(address, {"stop_tracker_timeout": 0}))
         mirrors = ("http://origin.example/",)
         transport = origin or Origin()
         origins = await stack.enter_async_context(open_origins(mirrors, Random(1), transport=transport))
         yield Parts(opened, swarm, origins, Lines(), Random(1), pace)
 
 
-def expected(thing: Content) -> Expected:
-    """What a manifest says of a content."""
-    return Expected(info_hash=thing.info_hash, size=thing.size, files=len(thing.files))
+def expected(thing: Content, audience: int | None = 1) -> Expected:
+    """What a manifest says of a content; by default, that nobody else wants it: nobody is waited for."""
+    return Expected(info_hash=thing.info_hash, size=thing.size, files=len(thing.files), audience=audience)
 
 
 @asynccontextmanager
 async def holding(
     node: Parts, thing: Content | Expected, *peers: Endpoint, killed: bool = False
 ) -> AsyncIterator[Holding]:
-    """The life of one content, begun from what the index knows of it; `killed` ends it without a word."""
+    """The life of one content that nobody else is expected to want, begun from what the index knows of it.
+
+    `killed` ends it without a word.
+    """
     wanted = expected(thing) if isinstance(thing, Content) else thing
     stored = {each.info_hash: each for each in await node.library.torrents()}
     held = Holding(node, wanted, stored.get(wanted.info_hash))

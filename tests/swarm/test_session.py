@@ -12,8 +12,9 @@ from edgeshare.config import Endpoint, SwarmConfig
 from edgeshare.errors import ConfigError
 from edgeshare.hashtree import HashedFile
 from edgeshare.layout import Piece
+from edgeshare.manifest import InfoHash
 from edgeshare.publish.torrent import assemble
-from edgeshare.swarm.session import Helpers, info_of, open_swarm, read_info
+from edgeshare.swarm.session import Helpers, Swarm, info_of, open_swarm, read_info
 from edgeshare.swarm.torrent import SwarmError
 from tests.support.content import PIECE, SlowSeed, at, content, hold, node, noise
 
@@ -33,6 +34,11 @@ AWKWARD = {
 }
 
 
+async def metadata_of(swarm: Swarm, info_hash: InfoHash, helpers: Helpers, scratch: Path) -> bytes:
+    async with swarm.joining(info_hash, helpers, scratch) as joining:
+        return await joining.metadata()
+
+
 async def test_a_content_goes_from_node_to_node_by_its_info_hash_alone_whatever_its_files_are_called(
     tmp_path: Path,
 ) -> None:
@@ -40,7 +46,7 @@ async def test_a_content_goes_from_node_to_node_by_its_info_hash_alone_whatever_
     with trio.fail_after(30):
         async with node("127.0.0.2") as one, node("127.0.0.3") as other:
             await hold(one, lesson, lesson.write(tmp_path / "one"))
-            info = await other.metadata(lesson.info_hash, Helpers(peers=(at(one),)), tmp_path / "scratch")
+            info = await metadata_of(other, lesson.info_hash, Helpers(peers=(at(one),)), tmp_path / "scratch")
             assert info == lesson.info
             torrent = await hold(other, lesson, tmp_path / "other", at(one))
             await torrent.until(lambda: torrent.is_finished)
@@ -69,9 +75,61 @@ async def test_no_file_is_made_before_somebody_has_looked_at_the_metadata(tmp_pa
     with trio.fail_after(30):
         async with node("127.0.0.2") as one, node("127.0.0.3") as other:
             await hold(one, lesson, lesson.write(tmp_path / "one"))
-            await other.metadata(lesson.info_hash, Helpers(peers=(at(one),)), scratch)
+            async with other.joining(lesson.info_hash, Helpers(peers=(at(one),)), scratch) as joining:
+                await joining.metadata()
+                await trio.sleep(1.0)  # longer than the content would take
             await hold(other, content({"another": b"1"}), tmp_path / "another")  # by then the first one is gone
             assert not list(tmp_path.glob("scratch/**/*"))
+
+
+async def test_what_was_joined_goes_on_with_its_peers_under_the_names_of_its_layout(tmp_path: Path) -> None:
+    lesson = content(AWKWARD)
+    with trio.fail_after(30):
+        async with node("127.0.0.2") as one, node("127.0.0.3") as other:
+            await hold(one, lesson, lesson.write(tmp_path / "one"))
+            async with other.joining(lesson.info_hash, Helpers(peers=(at(one),)), tmp_path / "other") as joining:
+                assert await joining.metadata() == lesson.info
+                met = await joining.neighbours()
+                torrent = joining.begin(lesson.layout)
+            await torrent.until(lambda: torrent.is_finished)
+            await torrent.flush()
+            assert [each.token for each in met] == [one.token]
+            assert {each.key for each in await torrent.neighbours()} <= {each.key for each in met}
+            assert lesson.is_at(tmp_path / "other")
+            assert torrent.failure is None
+
+
+async def test_one_that_gets_the_metadata_elsewhere_gives_it_to_those_who_wait_for_it(tmp_path: Path) -> None:
+    lesson = content({"a": noise(3 * PIECE)})
+    with trio.fail_after(30):
+        async with (
+            node("127.0.0.2") as one,
+            node("127.0.0.3") as other,
+            one.joining(lesson.info_hash, Helpers(), tmp_path / "1") as first,
+            other.joining(lesson.info_hash, Helpers(peers=(at(one),)), tmp_path / "2") as second,
+        ):
+            while not await first.neighbours():
+                await trio.sleep(0.05)
+            first.give(lesson.info)
+            assert await second.metadata() == lesson.info
+
+
+async def test_neighbours_are_known_by_their_tokens_and_by_what_they_claim_and_gave(tmp_path: Path) -> None:
+    lesson = content({"a": noise(8 * PIECE), "b": noise(PIECE, 2)})
+    lesson.write(tmp_path / "one")
+    (tmp_path / "one" / "b").unlink()  # so that nobody is finished, and parts
+    with trio.fail_after(30):
+        async with node("127.0.0.2") as one, node("127.0.0.3") as other:
+            await hold(one, lesson, tmp_path / "one")
+            torrent = await hold(other, lesson, tmp_path / "other", at(one))
+            await torrent.until(lambda: len(torrent.missing()) == 1)
+            (met,) = await torrent.neighbours(claims=True)
+            assert met.token == one.token != other.token
+            assert met.claims == frozenset(range(8))
+            assert met.pieces == 8
+            assert met.gave >= 8 * PIECE
+            (met,) = await torrent.neighbours()
+            assert met.claims is None
 
 
 async def test_asking_for_metadata_can_be_given_up_and_begun_anew(tmp_path: Path) -> None:
@@ -80,10 +138,10 @@ async def test_asking_for_metadata_can_be_given_up_and_begun_anew(tmp_path: Path
         async with node("127.0.0.2") as one, node("127.0.0.3") as other:
             for _ in range(3):
                 with trio.move_on_after(0.05) as given_up:
-                    await other.metadata(lesson.info_hash, Helpers(), tmp_path)
+                    await metadata_of(other, lesson.info_hash, Helpers(), tmp_path)
                 assert given_up.cancelled_caught
             await hold(one, lesson, lesson.write(tmp_path / "one"))
-            assert await other.metadata(lesson.info_hash, Helpers(peers=(at(one),)), tmp_path) == lesson.info
+            assert await metadata_of(other, lesson.info_hash, Helpers(peers=(at(one),)), tmp_path) == lesson.info
 
 
 async def test_peers_may_be_given_by_name_and_an_unknown_name_is_left_out(tmp_path: Path) -> None:
@@ -114,7 +172,7 @@ async def test_lost_events_are_made_up_for(tmp_path: Path) -> None:
     with trio.fail_after(60):
         async with node("127.0.0.2") as one, node("127.0.0.3", {"alert_queue_size": 3}) as other:
             await hold(one, lesson, lesson.write(tmp_path / "one"))
-            assert await other.metadata(lesson.info_hash, Helpers(peers=(at(one),)), tmp_path) == lesson.info
+            assert await metadata_of(other, lesson.info_hash, Helpers(peers=(at(one),)), tmp_path) == lesson.info
             torrent = await hold(other, lesson, tmp_path / "other", at(one))
             await torrent.until(lambda: torrent.is_finished)
             await torrent.flush()
