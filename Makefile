@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-header --upgrade
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test fast check bench lock system clean
+.PHONY: demo test fast check bench spike simulate lock system clean
 
 demo: $(VENV)/.run ## a publisher, a school and homes on this machine, to watch; ARGS=--once ends by itself
 	$(BIN)/edgeshare demo $(ARGS)
@@ -24,6 +24,12 @@ check: $(VENV)/.dev ## format, lint, types
 
 bench: $(VENV)/.dev ## ratios against public tools
 	$(BIN)/python -m bench
+
+spike: $(VENV)/.dev ## nodes between network namespaces, all at once; needs root; ARGS="--nodes 8,24", or --help
+	$(BIN)/python -m bench.spike $(ARGS)
+
+simulate: $(VENV)/.dev ## the same ration with up to 12 million nodes; ARGS="--lab RESULTS.jsonl", or --help
+	$(BIN)/python -m bench.simulate $(ARGS)
 
 system: ## Debian's packages that tests use; needs root
 	@requirements/system
