@@ -206,7 +206,10 @@ class Ration:
         if not sight.neighbours and sight.crowd == 1:
             return True
         if age_s >= rules.tail_s:
-            double_s = news_s(sight.crowd / (len(sight.neighbours) + 1), rules)
+            hoods = (
+                sight.crowd / (len(sight.neighbours) + 1) if sight.neighbours else 1.0
+            )  # alone, it waits for no news
+            double_s = news_s(hoods, rules)
             tail = rules.start * _power(age_s - rules.tail_s, double_s) / sight.crowd
             if self._draw(piece) < tail:
                 return True

@@ -80,8 +80,8 @@ _SETTINGS: Mapping[str, object] = {
     "local_service_announce_interval": 60,
     "min_announce_interval": 60,
     "peer_connect_timeout": 4,  # seconds until TCP is tried where nothing answers over UDP, as behind many a firewall
-    "min_reconnect_time": 1,  # times the failures so far: after a check of the files, all peers are connected anew
-    "max_failcount": 45,  # so a peer is tried for a quarter of an hour: a school's machines start in any order
+    "min_reconnect_time": 2,  # times the failures so far: after a check of the files, all peers are connected anew
+    "max_failcount": 30,  # so a peer is tried for a quarter of an hour: a school's machines start in any order
     "enable_outgoing_utp": False,  # it takes twice the processor's time for the same bytes; who comes over it is let in
     "unchoke_slots_limit": 8,  # a piece is passed on when it is whole: sixteen at once over 5 Mbit/s take seven seconds
     "stop_tracker_timeout": 1,  # seconds: a stop must not wait for a dead tracker

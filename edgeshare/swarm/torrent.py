@@ -177,10 +177,13 @@ class Torrent:
         raise SwarmError("the lesson was removed while its peers were asked for")
 
     def recount(self) -> None:
-        """Have the trackers count the swarm (BEP 48, BEP 15); `is_counted_anew` when one has."""
+        """Have the trackers count the swarm once more; `is_counted_anew` when one has.
+
+        By an announce, which brings new peers as well: libtorrent does not send every scrape that it is asked for.
+        """
         self.is_counted_anew = self._is_counted = False
         if not self._is_gone:
-            self._handle.scrape_tracker()
+            self._handle.force_reannounce(0, -1, lt.torrent_handle.ignore_min_interval)
 
     async def flush(self) -> None:
         """Have everything that was verified written to the disk, as far as libtorrent can tell.
@@ -250,7 +253,8 @@ class Torrent:
             case PieceRefused(piece=piece):
                 self._given.discard(piece)
             case TrackerAnswered():
-                self._is_counted = True  # the next progress has its figure
+                self._is_counted = True
+                self._handle.post_status(0)  # comes also when the count is what it was
             case TorrentProgress(progress=progress):
                 self.progress = progress
                 self.is_counted_anew |= self._is_counted
