@@ -49,6 +49,7 @@ class Rules:
     front: float = 0.45  # of a swarm: half a connection to the origin for each node is the most that we allow ourselves
     front_least: int = 8  # nodes: a small swarm waits for what leaves too few of them by their own slow lines
     hold_s: float = 0.4  # how long a node is first in line before it takes: as long as peers take to meet
+    lead_s: float = 2.5  # what each node waits for the one before it to have the metadata, and to be found again
     gather_s: float = 2.0  # how long it waits at most while its neighbours still become many more
     growth: float = 1.25  # times as many neighbours within `hold_s` are many more
     turn_s: float = 10.0  # until the next in line takes over from one that stands still; doubles with each
@@ -124,6 +125,7 @@ class Ration:
         self._began_s = began_s
         self._moved: dict[Hashable, tuple[int, float]] = {}  # pieces of each neighbour, and since when
         self._settled_s = -float("inf")  # since when no neighbour has gone
+        self._met_s = -float("inf")  # when there was a neighbour last, before there were pieces to look at
         self._met = 1  # neighbours and this node, when they last became many more
         self._grown_s = -float("inf")
         self._lacking: dict[Piece, float] = {}  # nobody has it, and since when
@@ -162,9 +164,15 @@ class Ration:
         age_s = now_s - self._began_s
         mine = self._place(self._token)[0]
         before = sum(1 for each in neighbours if each.token and self._place(each.token)[0] < mine)
-        if not neighbours and crowd == 1:
+        if neighbours:
+            self._met_s = now_s
+        elif now_s < self._met_s + 2 * self.rules.lead_s:
+            return False  # who was here may have gone to fetch it
+        elif crowd == 1:
             return True
-        return age_s >= self.rules.hold_s + before and self._draw(0) < self._share(len(neighbours), crowd, age_s)
+        return age_s >= self.rules.hold_s + self.rules.lead_s * before and self._draw(0) < self._share(
+            len(neighbours), crowd, age_s
+        )
 
     def _follow(self, sight: Sight, now_s: float) -> None:
         if self._began_s is None:

@@ -346,11 +346,18 @@ def test_a_lone_node_asks_for_the_metadata_at_once() -> None:
     assert leaders([5], 1, 0.0) == [5]
 
 
-def test_of_those_who_see_one_another_one_asks_for_the_metadata_and_then_one_more_each_second() -> None:
+def test_of_those_who_see_one_another_one_asks_for_the_metadata_and_then_one_more_at_a_time() -> None:
     nodes = range(10)
     assert leaders(nodes, 10, RULES.hold_s - 0.01) == []
     for more in range(10):
-        assert len(leaders(nodes, 10, RULES.hold_s + more)) == 1 + more
+        assert len(leaders(nodes, 10, RULES.hold_s + RULES.lead_s * more)) == 1 + more
+
+
+def test_who_is_left_by_the_only_neighbour_waits_for_it_to_come_back_with_the_metadata() -> None:
+    node = ration(1)
+    assert not node.leads([peer(2)], 2, 0.1)
+    assert not node.leads([], 1, 0.1 + 2 * RULES.lead_s - 0.01)
+    assert node.leads([], 1, 0.1 + 2 * RULES.lead_s)
 
 
 def test_in_a_large_crowd_few_ask_for_the_metadata_at_first_and_everybody_in_the_end() -> None:
