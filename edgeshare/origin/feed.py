@@ -196,7 +196,7 @@ class Feed:
         _, _, stop = layout.file_of(run[-1])
         path = f"content/{self._torrent.info_hash.hex()}/{file.path}"
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._end_when_needless, run, reason, nursery.cancel_scope)
+            nursery.start_soon(self._end_when_needless, run, nursery.cancel_scope)
             try:
                 body = await self._origins.span(
                     path, start, stop, file.size, self._checker(start, run), purpose=reason.value
@@ -224,15 +224,14 @@ class Feed:
             nursery.cancel_scope.cancel()
         return 0.0
 
-    async def _end_when_needless(self, run: Iterable[Piece], reason: Reason, fetch: trio.CancelScope) -> None:
-        """End a fetch when peers were faster, or when the reader who waited for it has left."""
+    async def _end_when_needless(self, run: Iterable[Piece], fetch: trio.CancelScope) -> None:
+        """End a fetch when peers were faster.
 
-        def is_needless() -> bool:
-            is_left = reason is Reason.READER_WAITS and self._torrent.urgent.isdisjoint(run)
-            return is_left or all(self._torrent.has(piece) for piece in run)
-
+        Not when the reader who waited for it has left: it is short, the origin's guard would not give the same range
+        again for a while, and somebody needs the piece all the same.
+        """
         with suppress(SwarmError):
-            await self._torrent.until(is_needless)
+            await self._torrent.until(lambda: all(self._torrent.has(piece) for piece in run))
         fetch.cancel()
 
     def _report(self, trouble: str | None) -> None:
