@@ -207,9 +207,10 @@ def reach(ages_s: Floats, crowds: Floats, degree: int, rules: Rules, slow_s: Flo
     hoods = crowds / (degree + 1)
     slow_s = doubling_s(crowds, degree, rules) if slow_s is None else slow_s
     share = np.where(hoods <= _NEARLY_ALL, 1.0, rules.start * 2.0 ** np.minimum(60.0, ages_s / slow_s) / hoods)
+    news = slow_s if degree else rules.double_s
     tail = np.where(
         ages_s >= rules.tail_s,
-        rules.start * 2.0 ** np.minimum(60.0, np.maximum(0.0, ages_s - rules.tail_s) / slow_s) / crowds,
+        rules.start * 2.0 ** np.minimum(60.0, np.maximum(0.0, ages_s - rules.tail_s) / news) / crowds,
         0.0,
     )
     ready = (ages_s >= min(rules.hold_s, STEP_S)) | ((crowds <= 1) & (ages_s >= 0))
@@ -228,5 +229,6 @@ def may_reach(age_s: float, crowd: float, neighbours: int, rules: Rules) -> floa
     if hoods > _NEARLY_ALL:
         share = rules.start * 2.0 ** min(60.0, age_s / slow_s) / hoods
     if age_s >= rules.tail_s:
+        slow_s = slow_s if neighbours else rules.double_s  # alone, it waits for no news
         share = max(share, rules.start * 2.0 ** min(60.0, (age_s - rules.tail_s) / slow_s) / crowd)
     return min(1.0, share)

@@ -10,7 +10,6 @@ import attrs
 import pytest
 import trio
 
-from edgeshare.crowd import PATIENCE_S
 from edgeshare.errors import LibraryError
 from edgeshare.hashtree import FileHasher
 from edgeshare.holding import Holding, Parts
@@ -396,72 +395,6 @@ async def test_a_write_that_fails_is_no_confusion_and_the_torrent_stays(tmp_path
             assert held.state is State.FAILED
             await complete(held)
             assert held.torrent is torrent
-
-
-async def test_a_node_that_nobody_told_who_else_is_there_waits_a_moment_and_takes_it_all(tmp_path: Path) -> None:
-    origin = Origin(LESSON)
-    with trio.fail_after(30):
-        async with parts(tmp_path, origin) as mine, holding(mine, expected(LESSON, audience=10**6)) as held:
-            began_s = trio.current_time()
-            await complete(held)
-            assert PATIENCE_S <= trio.current_time() - began_s < PATIENCE_S + 3.0
-            assert origin.sent == LESSON.size
-
-
-async def test_of_two_nodes_that_join_together_one_asks_for_the_metadata_and_each_piece_is_taken_once(
-    tmp_path: Path,
-) -> None:
-    origin = Origin(LESSON)
-    both = expected(LESSON, audience=2)
-    with trio.fail_after(30):
-        async with (
-            parts(tmp_path / "one", origin, address="127.0.0.2") as one,
-            parts(tmp_path / "other", origin, address="127.0.0.3") as other,
-            holding(one, both, at(other.swarm)) as first,
-            holding(other, both, at(one.swarm)) as second,
-        ):
-            await complete(first)
-            await complete(second)
-            for each in (one, other):
-                assert LESSON.is_at(each.library.folder(LESSON.info_hash))
-    assert [path for path, _ in origin.asked if path.startswith("torrents/")] == [
-        f"torrents/{LESSON.info_hash.hex()}.torrent"
-    ]
-    assert origin.sent == LESSON.size
-
-
-async def test_metadata_that_was_given_to_somebody_else_is_no_trouble_and_asked_for_later(tmp_path: Path) -> None:
-    origin = Origin(LESSON)
-    path = f"torrents/{LESSON.info_hash.hex()}.torrent"
-    origin.taken = {path}
-    pace = attrs.evolve(QUICK, retry_every_s=60.0)
-    with trio.fail_after(30):
-        async with parts(tmp_path, origin, pace=pace) as mine, holding(mine, LESSON) as held:
-            while not origin.asked:
-                await trio.sleep(0.01)
-            await trio.sleep(0.5)  # less than it was asked to wait
-            assert (held.state, held.trouble, held.is_unobtainable) == (State.WAITING, None, False)
-            assert origin.asked == [(path, None)]
-            origin.taken = set()
-            await complete(held)
-
-
-async def test_when_the_index_is_lost_the_files_are_kept_and_only_what_is_wrong_is_fetched(tmp_path: Path) -> None:
-    with trio.fail_after(30):
-        async with parts(tmp_path, Origin(HALVES)) as mine, holding(mine, HALVES) as held:
-            await complete(held)
-            folder = mine.library.folder(HALVES.info_hash)
-        for file in tmp_path.glob("index.sqlite*"):
-            file.unlink()
-        with (folder / "a").open("r+b") as altered:
-            altered.write(b"torn")
-        origin = Origin(HALVES)
-        async with parts(tmp_path, origin) as mine:
-            assert await mine.library.torrents() == []
-            async with holding(mine, HALVES) as held:
-                await complete(held)
-                assert HALVES.is_at(folder)
-    assert origin.sent == PIECE
 
 
 async def test_a_stream_crosses_pieces_and_ends_with_its_file(tmp_path: Path) -> None:
