@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import attrs
+import pytest
 import trio
 
 from edgeshare.crowd import PATIENCE_S
 from edgeshare.holding import Holding
 from edgeshare.view import State
-from tests.support.content import PIECE, at, content, noise
+from tests.support.content import PIECE, at, content, hold, node, noise
 from tests.support.node import QUICK, Origin, expected, holding, parts
 
 LESSON = content({"a": noise(3 * PIECE), "b": noise(3 * PIECE, 2), "empty": b""})
@@ -68,19 +69,25 @@ async def test_metadata_that_was_given_to_somebody_else_is_no_trouble_and_asked_
             await complete(held)
 
 
-async def test_when_the_index_is_lost_the_files_are_kept_and_only_what_is_wrong_is_fetched(tmp_path: Path) -> None:
+@pytest.mark.parametrize("whose", ["a peer's", "the origin's"])
+async def test_when_the_index_is_lost_the_files_are_kept_and_only_what_is_wrong_is_fetched(
+    tmp_path: Path, whose: str
+) -> None:
+    mine_is_at = tmp_path / "mine"
     with trio.fail_after(30):
-        async with parts(tmp_path, Origin(LESSON)) as mine, holding(mine, LESSON) as held:
+        async with parts(mine_is_at, Origin(LESSON)) as mine, holding(mine, LESSON) as held:
             await complete(held)
             folder = mine.library.folder(LESSON.info_hash)
-        for file in tmp_path.glob("index.sqlite*"):
+        for file in mine_is_at.glob("index.sqlite*"):
             file.unlink()
         with (folder / "a").open("r+b") as altered:
             altered.write(b"torn")
-        origin = Origin(LESSON)
-        async with parts(tmp_path, origin) as mine:
+        origin = Origin(LESSON) if whose == "the origin's" else Origin()
+        async with node("127.0.0.2") as peer, parts(mine_is_at, origin) as mine:
             assert await mine.library.torrents() == []
-            async with holding(mine, LESSON) as held:
+            await hold(peer, LESSON, LESSON.write(tmp_path / "peer"))
+            peers = (at(peer),) if whose == "a peer's" else ()
+            async with holding(mine, LESSON, *peers) as held:
                 await complete(held)
                 assert LESSON.is_at(folder)
-    assert origin.sent == PIECE
+                assert held.peer_bytes + origin.sent == PIECE

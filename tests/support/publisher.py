@@ -55,7 +55,7 @@ class Publisher:
         (folder / "lesson.toml").write_text(
             f'id = "{lesson}"\ntitle = "Une leçon"\nlanguage = "fr"\nlevels = ["{levels}"]\n'
             f'subjects = ["mathematiques"]\nlicence = "CC-BY-SA-4.0"\nstart = "{next(iter(files))}"\n'
-            'description = ""\n',
+            'description = ""\naudience = 1\n',  # nobody else: a node that knows of nobody waits for nobody
             encoding="utf-8",
         )
         return folder
