@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import attrs
 
-from bench.contenders import CONTENDERS, clients, material_of
+from bench.contenders import clients, material_of
 from bench.crowd import Node, prepare, start_all
 from bench.gauge import SAMPLE_EVERY_S, Gauge, percentile, processor_figures
 from bench.lab import HOME, MIRROR_PORT, Host, Lab, Running, open_lab
@@ -154,10 +154,6 @@ def spike(kind: str, setup: Setup, folder: Path, report: Callable[[str], None]) 
         before = log_size(folder, web)
         gauge = _watched(setup, lab, members, tracker)
         return _figures(setup, gauge, members, published) | _logged(folder, web, before, published)
-
-
-def is_contender(kind: str) -> bool:
-    return kind in CONTENDERS
 
 
 def _ours(setup: Setup, lab: Lab, published: Published, folder: Path, report: Callable[[str], None]) -> dict[str, Any]:

@@ -154,7 +154,7 @@ def figures(outcome: Outcome, nodes: int) -> dict[str, Any]:
     }
 
 
-@click.command(help="Simulate the ration with many nodes. Example: python -m bench.simulate --lab /tmp/lab.jsonl")
+@click.command(help="Simulate the ration with many nodes. Example: python -m bench.simulate --lab lab.jsonl")
 @click.option("--lab", "labs", multiple=True, type=click.Path(exists=True, dir_okay=False, path_type=Path),
               help="JSON lines of bench.spike to stand beside the simulation; may be repeated.")  # fmt: skip
 @click.option("--sizes", default=",".join(map(str, COUNTRY_SIZES)), help="Nodes of the country, with commas.")

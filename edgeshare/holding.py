@@ -33,6 +33,7 @@ from edgeshare.origin.client import NotFound, OriginClient, Taken, Unreachable
 from edgeshare.origin.feed import Feed, Lines
 from edgeshare.ration import Ration, Reason
 from edgeshare.swarm.joining import Joining
+from edgeshare.swarm.neighbours import crowd_of
 from edgeshare.swarm.session import Helpers, Swarm, info_of, is_info, read_info
 from edgeshare.swarm.torrent import SwarmError, Torrent
 from edgeshare.units import size
@@ -95,9 +96,7 @@ class Holding:
         self._origin_before = stored.origin_bytes if stored else 0  # by earlier runs of the daemon
         self._peers_before = stored.peer_bytes if stored else 0
         self._taken: Counter[Reason] = Counter()  # from the origin, by this run
-        self._torrent_file: bytes | None = None  # from the origin, with the piece layers; until it is added
         self._feed: Feed | None = None  # while it is being fetched
-        self._gathering = Gathering(has_tracker=False, audience=None, joined_s=0.0)
         self._changed = trio.lowlevel.ParkingLot()
 
     @property
@@ -237,23 +236,21 @@ class Holding:
 
     async def _live(self, helpers: Helpers) -> None:
         swarm = self._parts.swarm
-        has_tracker = bool(helpers.trackers)
-        self._gathering = Gathering(has_tracker, self._expected.audience, joined_s=trio.current_time())
+        gathering = Gathering(bool(helpers.trackers), self._expected.audience, joined_s=trio.current_time())
         info = self._stored.info if self._stored else b""
         if is_info(info, self.info_hash):
             layout = self._layout(info)
             resume = await self._prepare(info, layout)
             folder = self._parts.library.folder(self.info_hash)
-            self.torrent = torrent = await swarm.add(self.info_hash, info, layout, folder, helpers, resume=resume)
+            torrent = await swarm.add(self.info_hash, info, layout, folder, helpers, resume=resume)
         else:  # not known yet, or the index is damaged
-            layout, torrent = await self._join(helpers)
-            self.torrent = torrent
-        self.layout = layout
+            layout, torrent = await self._join(helpers, gathering)
+        self.layout, self.torrent = layout, torrent
         self._wake()
         failures = 0  # since it was complete
         while True:
             if not self.is_complete:
-                await self._fetch(torrent, layout)
+                await self._fetch(torrent, layout, gathering)
             if self.is_complete:
                 failures = 0
                 await self._until_doubtful(torrent, layout)
@@ -295,22 +292,22 @@ class Holding:
             await library.make_way(self.info_hash, layout)
         return resume
 
-    async def _join(self, helpers: Helpers) -> tuple[Layout, Torrent]:
+    async def _join(self, helpers: Helpers, gathering: Gathering) -> tuple[Layout, Torrent]:
         """Find the info dict in the swarm and go on with the peers that were met."""
         folder = self._parts.library.folder(self.info_hash)
         is_there = await trio.to_thread.run_sync(folder.exists)  # the index was lost, and is found again
         async with self._parts.swarm.joining(self.info_hash, helpers, folder) as joining:
-            info = await self._find_info(joining)
+            info = await self._find_info(joining, gathering)
             layout = self._layout(info)
             await self._prepare(info, layout)
-            if not is_there and self._torrent_file is None:
+            if not is_there and joining.torrent_file is None:
                 return layout, joining.begin(layout)
         # It looks at the files that are there, and has the piece layers if they came from the origin.
-        file, self._torrent_file = self._torrent_file, None
+        file = joining.torrent_file
         torrent = await self._parts.swarm.add(self.info_hash, info, layout, folder, helpers, torrent_file=file)
         return layout, torrent
 
-    async def _fetch(self, torrent: Torrent, layout: Layout) -> None:
+    async def _fetch(self, torrent: Torrent, layout: Layout, gathering: Gathering) -> None:
         """Fetch until complete, or until the disk fails."""
         parts = self._parts
         self._feed = Feed(
@@ -320,7 +317,7 @@ class Holding:
             self._taken,
             parts.rng,
             token=parts.swarm.token,
-            gathering=self._gathering,
+            gathering=gathering,
         )
         try:
             await self._feed.run()
@@ -350,38 +347,31 @@ class Holding:
             if not await self._parts.library.unchanged(self._stored, layout):
                 self._distrust("a file")
 
-    async def _find_info(self, joining: Joining) -> bytes:
+    async def _find_info(self, joining: Joining, gathering: Gathering) -> bytes:
         """The info dict from whichever has it first: a peer, or the origin when it is this node's turn to ask."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._ask_origin, joining)
+            nursery.start_soon(self._ask_origin, joining, gathering)
             info = await joining.metadata()
             nursery.cancel_scope.cancel()
         self.is_unobtainable = False
         self.reason = None
         return info
 
-    async def _ask_origin(self, joining: Joining) -> NoReturn:
+    async def _ask_origin(self, joining: Joining, gathering: Gathering) -> NoReturn:
         """Have the origin give the info dict to `joining`, for all its peers, when it is this node's turn."""
-        parts, gathering = self._parts, self._gathering
+        parts = self._parts
         ration = Ration(parts.swarm.token, self.info_hash, parts.rng.randbytes(16), began_s=gathering.joined_s)
         path = f"torrents/{self.info_hash.hex()}.torrent"
         while True:
-            now, met, progress = trio.current_time(), await joining.neighbours(), joining.progress
-            crowd = gathering.crowd(
-                connected=len(met),
-                known=progress.known if progress else 0,
-                tracker=progress.tracker if progress else None,
-                now_s=now,
-            )
+            now, met = trio.current_time(), await joining.neighbours()
             wait_s = MEETING_S
-            if ration.leads(met, crowd, now):
+            if ration.leads(met, crowd_of(gathering, met, joining.progress, now), now):
                 wait_s = parts.pace.retry_every_s
                 try:
                     file = await parts.origins.file(path, 2 * MAX_INFO)
                     info = info_of(file)
                     if is_info(info, self.info_hash):
-                        self._torrent_file = file
-                        joining.give(info)
+                        joining.give(info, file)
                     else:
                         logger.warning("the origin's %s is of another lesson", path)
                 except Taken as error:

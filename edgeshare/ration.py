@@ -124,10 +124,10 @@ class Ration:
         self._luck: array[int] = array("Q")
         self._began_s = began_s
         self._moved: dict[Hashable, tuple[int, float]] = {}  # pieces of each neighbour, and since when
-        self._settled_s = -float("inf")  # since when no neighbour has gone
-        self._met_s = -float("inf")  # when there was a neighbour last, before there were pieces to look at
+        self._settled_s = -math.inf  # since when no neighbour has gone
+        self._met_s = -math.inf  # when there was a neighbour last, before there were pieces to look at
         self._met = 1  # neighbours and this node, when they last became many more
-        self._grown_s = -float("inf")
+        self._grown_s = -math.inf
         self._lacking: dict[Piece, float] = {}  # nobody has it, and since when
         self._has_looked = False
         self._received = -1
@@ -159,9 +159,7 @@ class Ration:
 
     def leads(self, neighbours: Sequence[Neighbour], crowd: int, now_s: float) -> bool:
         """Whether this node asks the origin for what comes before all pieces, the lesson's metadata."""
-        if self._began_s is None:
-            self._began_s = now_s
-        age_s = now_s - self._began_s
+        age_s = now_s - self._begun_s(now_s)
         mine = self._place(self._token)[0]
         before = sum(1 for each in neighbours if each.token and self._place(each.token)[0] < mine)
         if neighbours:
@@ -174,9 +172,14 @@ class Ration:
             len(neighbours), crowd, age_s
         )
 
-    def _follow(self, sight: Sight, now_s: float) -> None:
+    def _begun_s(self, now_s: float) -> float:
+        """When this node joined the swarm: with the first question, if nothing else was said."""
         if self._began_s is None:
             self._began_s = now_s
+        return self._began_s
+
+    def _follow(self, sight: Sight, now_s: float) -> None:
+        began_s = self._begun_s(now_s)
         if len(self._luck) != len(sight.available):
             self._luck = _hashes(self._draws, len(sight.available))
         known = {each.key for each in sight.neighbours}
@@ -196,11 +199,11 @@ class Ration:
         if sight.received != self._received or not is_claimed:
             self._received, self._received_s = sight.received, now_s
         if self._is_starved(now_s):
-            self._doubted |= {each.key for each in sight.neighbours if each.pieces and not each.gave}
+            self._doubted |= {each.key for each in sight.neighbours if each.pieces}
         self._doubted -= {each.key for each in sight.neighbours if each.gave}
         doubts = [each.claims for each in sight.neighbours if each.key in self._doubted and each.claims]
         self._lacking = {
-            piece: self._lacking.get(piece, now_s if self._has_looked else self._began_s)
+            piece: self._lacking.get(piece, now_s if self._has_looked else began_s)
             for piece in sorted(sight.missing)
             if sight.available[piece] <= sum(piece in claims for claims in doubts)
         }
@@ -214,11 +217,9 @@ class Ration:
         if not sight.neighbours and sight.crowd == 1:
             return True
         if age_s >= rules.tail_s:
-            hoods = (
-                sight.crowd / (len(sight.neighbours) + 1) if sight.neighbours else 1.0
-            )  # alone, it waits for no news
-            double_s = news_s(hoods, rules)
-            tail = rules.start * _power(age_s - rules.tail_s, double_s) / sight.crowd
+            # Where nobody is met there is no news to wait for.
+            hoods = sight.crowd / (len(sight.neighbours) + 1) if sight.neighbours else 1.0
+            tail = rules.start * _power(age_s - rules.tail_s, news_s(hoods, rules)) / sight.crowd
             if self._draw(piece) < tail:
                 return True
         if front and front[-1][0] != self._token:
@@ -229,9 +230,8 @@ class Ration:
             moved_s = max(self._moved[key][1] for key in before)
             is_turn = now_s - max(moved_s, since_s) >= rules.turn_s * (2.0 ** min(len(before), 8) - 1)
         else:
-            is_gathering = self._began_s is not None and now_s < self._began_s + rules.gather_s
-            calm_s = max(since_s, self._settled_s, self._grown_s if is_gathering else since_s)
-            is_turn = now_s - calm_s >= rules.hold_s
+            grown_s = self._grown_s if now_s < self._begun_s(now_s) + rules.gather_s else -math.inf
+            is_turn = now_s - max(since_s, self._settled_s, grown_s) >= rules.hold_s
         return is_turn and self._draw(piece) < self._share(len(sight.neighbours), sight.crowd, age_s)
 
     def _for_readers(self, sight: Sight, now_s: float) -> dict[Piece, Reason]:
@@ -240,10 +240,7 @@ class Ration:
         for piece, waited_s in sight.awaited.items():
             if piece in sight.missing:
                 since_s = waited_s if piece in self._lacking else waited_s - rules.reader_patience_s
-                is_alone = not sight.neighbours and sight.crowd == 1
-                if is_alone or (
-                    since_s >= 0 and self._draw(piece) * sight.crowd < _power(since_s, rules.reader_double_s)
-                ):
+                if since_s >= 0 and self._draw(piece) * sight.crowd < _power(since_s, rules.reader_double_s):
                     found[piece] = Reason.READER_WAITS
         return found
 

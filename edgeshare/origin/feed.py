@@ -24,6 +24,7 @@ from edgeshare.layout import Layout, Piece
 from edgeshare.origin.client import NotFound, OriginClient, Taken, Unreachable
 from edgeshare.origin.line import Line
 from edgeshare.ration import Decision, Neighbour, Ration, Reason, Sight, Token
+from edgeshare.swarm.neighbours import crowd_of
 from edgeshare.swarm.torrent import SwarmError, Torrent
 
 logger = logging.getLogger(__name__)
@@ -34,8 +35,6 @@ PORTION = 256 * 2**10, 2**20  # bytes of one request in company: at least, at mo
 PORTIONS = 64  # of one lesson, between those: enough for many nodes to take some, few enough to ask for one by one
 MOST_ALONE = 2 * 2**20  # bytes of one request where nobody else is there: still short beside a reader's patience
 MOST_FOR_READER = 512 * 2**10  # bytes: a page's next file waits behind it, on a line of 1 Mbit/s for four seconds
-
-
 MANY = 40  # neighbours: about as many as a node has in a crowd of any size, so they tell nothing of its size
 COUNT_LASTS_S = 15.0  # the tracker's count of such a crowd, before pieces are taken by it
 COUNT_WITHIN_S = 1.5  # it has to answer; then the count that there is has to do
@@ -119,12 +118,7 @@ class Feed:
         if self._wants_claims or not all(available[piece] for piece in missing):
             self._neighbours = await torrent.neighbours(claims=self._wants_claims)
         progress = torrent.progress
-        self.crowd = self._gathering.crowd(
-            connected=len(self._neighbours),
-            known=progress.known if progress else 0,
-            tracker=progress.tracker if progress else None,
-            now_s=now,
-        )
+        self.crowd = crowd_of(self._gathering, self._neighbours, progress, now)
         self._awaited_since = {piece: self._awaited_since.get(piece, now) for piece in torrent.urgent}
         sight = Sight(
             missing=missing,
@@ -147,12 +141,10 @@ class Feed:
 
         found, wait_s = await due()
         if found:
-            async with line.turn(self.crowd):
-                # What is due is asked once more when it is our turn: others in the line may have taken a while, and
-                # what waits there is not on its way yet.
-                if line is self._lines.ration and len(self._neighbours) >= MANY:
-                    await self._count()
-                found, wait_s = await due()
+            async with line.turn(self.crowd) as has_waited:
+                is_counted = line is self._lines.ration and len(self._neighbours) >= MANY and await self._count()
+                if has_waited or is_counted:  # what waits in the line is not on its way: it may be here by now
+                    found, wait_s = await due()
                 turn_ends = trio.current_time() + TURN_S
                 rest = set(found)
                 for first in found:
@@ -170,14 +162,19 @@ class Feed:
                         break
         await trio.sleep(wait_s)
 
-    async def _count(self) -> None:
-        """Have the swarm counted: who came early believes in a crowd as small as it was then, and takes its share."""
+    async def _count(self) -> bool:
+        """Have the swarm counted: who came early believes in a crowd as small as it was then, and takes its share.
+
+        Whether it was; not when the count before is young.
+        """
         now = trio.current_time()
-        if now - self._counted_s >= COUNT_LASTS_S:
-            self._counted_s = now
-            self._torrent.recount()
-            with trio.move_on_after(COUNT_WITHIN_S):
-                await self._torrent.until(lambda: self._torrent.is_counted_anew)
+        if now - self._counted_s < COUNT_LASTS_S:
+            return False
+        self._counted_s = now
+        self._torrent.recount()
+        with trio.move_on_after(COUNT_WITHIN_S):
+            await self._torrent.until(lambda: self._torrent.is_counted_anew)
+        return True
 
     def _run(self, wanted: AbstractSet[Piece], first: Piece, why: Reason) -> list[Piece]:
         """`first` and what is asked for with it."""

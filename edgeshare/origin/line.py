@@ -24,9 +24,10 @@ class Line:
         self._waiting: list[_Waiting] = []
 
     @asynccontextmanager
-    async def turn(self, need: float) -> AsyncGenerator[None, None]:
-        """Hold the line; `need` is how many nodes the bytes are for."""
-        if self._is_taken:
+    async def turn(self, need: float) -> AsyncGenerator[bool, None]:
+        """Hold the line, and hear whether it took waiting; `need` is how many nodes the bytes are for."""
+        has_waited = self._is_taken
+        if has_waited:
             waiting = _Waiting(need, trio.current_time())
             self._waiting.append(waiting)
             try:
@@ -40,7 +41,7 @@ class Line:
         else:
             self._is_taken = True
         try:
-            yield
+            yield has_waited
         finally:
             self._pass_on()
 

@@ -23,7 +23,6 @@ class Progress:
     peers: int  # connected
     tracker: int | None  # nodes in the swarm by the tracker's count, this one included; None while it is silent
     known: int  # peers, by address
-    down_bytes_per_s: int
     from_peers: int  # bytes of content received, verified or not, since the torrent was added
     to_peers: int  # bytes of content sent since the session began
     failure: str | None  # what stopped it, when something did; the word of an event that got lost
@@ -227,7 +226,6 @@ def _progress(status: lt.torrent_status) -> Progress:
         peers=status.num_peers,
         tracker=_counted(status),
         known=status.list_peers,
-        down_bytes_per_s=status.download_payload_rate,
         from_peers=status.total_payload_download,
         to_peers=status.total_payload_upload,
         failure=_failure(status),

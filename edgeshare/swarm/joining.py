@@ -12,7 +12,14 @@ import trio
 from edgeshare.layout import Layout
 from edgeshare.manifest import InfoHash
 from edgeshare.ration import Neighbour
-from edgeshare.swarm.events import MetadataReceived, Progress, SwarmEvent, TorrentChecked, TorrentProgress
+from edgeshare.swarm.events import (
+    MetadataReceived,
+    Progress,
+    SwarmEvent,
+    TorrentChecked,
+    TorrentProgress,
+    TrackerAnswered,
+)
 from edgeshare.swarm.neighbours import neighbours
 from edgeshare.swarm.torrent import Torrent
 
@@ -27,6 +34,7 @@ class Joining:
         self.handle = handle
         self.progress: Progress | None = None
         self.torrent: Torrent | None = None  # what it has become, from `begin` on
+        self.torrent_file: bytes | None = None  # where the info dict was handed in with it
         self._info: bytes | None = None
         self._is_checked = False
         self._changed = trio.lowlevel.ParkingLot()
@@ -37,8 +45,9 @@ class Joining:
             await self._changed.park()
         return self._info
 
-    def give(self, info: bytes) -> None:
-        """Hand in the info dict, whose hash was checked; peers get it from here."""
+    def give(self, info: bytes, torrent_file: bytes | None = None) -> None:
+        """Hand in the info dict, whose hash was checked, and the .torrent that it came in; peers get it from here."""
+        self.torrent_file = torrent_file
         if self._info is None:
             self.handle.set_metadata(info)
 
@@ -67,6 +76,8 @@ class Joining:
                 self._info = info
             case TorrentChecked():
                 self._is_checked = True
+            case TrackerAnswered():
+                self.handle.post_status(0)  # its count decides who asks the origin: not in a second, now
             case TorrentProgress(progress=progress):
                 self.progress = progress
         self._changed.unpark_all()

@@ -7,13 +7,16 @@ each session, so it follows nobody from one day to the next.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from random import Random
 
 import libtorrent as lt
 
 from edgeshare import __version__
+from edgeshare.crowd import Gathering
 from edgeshare.layout import Piece
 from edgeshare.ration import Neighbour, Token
+from edgeshare.swarm.events import Progress
 
 _NAME = re.compile(rb"edgeshare/[0-9A-Za-z.+-]{1,32} ([0-9a-f]{16})")
 _NOT_YET = lt.peer_info.connecting | lt.peer_info.handshake
@@ -33,6 +36,16 @@ def token_in(client: bytes) -> Token | None:
     """The token in the name of a peer's client; None when it is another client."""
     match = _NAME.fullmatch(client)
     return Token(bytes.fromhex(match[1].decode())) if match else None
+
+
+def crowd_of(gathering: Gathering, met: Collection[Neighbour], progress: Progress | None, now_s: float) -> int:
+    """Nodes believed to be after what the swarm of `progress` shares, this one included."""
+    return gathering.crowd(
+        connected=len(met),
+        known=progress.known if progress else 0,
+        tracker=progress.tracker if progress else None,
+        now_s=now_s,
+    )
 
 
 def neighbours(handle: lt.torrent_handle, *, claims: bool) -> tuple[Neighbour, ...]:

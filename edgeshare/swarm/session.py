@@ -33,7 +33,6 @@ from edgeshare.swarm.events import (
     Listening,
     SwarmEvent,
     TorrentRemoved,
-    TrackerAnswered,
     translate,
 )
 from edgeshare.swarm.joining import Joining
@@ -200,10 +199,6 @@ class Swarm:
             case AlertsDropped():
                 logger.warning("libtorrent's events came faster than they were taken; asking for the state again")
                 self._ask_again()
-            case TrackerAnswered(info_hash=info_hash):
-                self._session.post_torrent_updates(0)  # its count decides who goes to the origin: not in a second, now
-                if (known := self._torrents.get(info_hash)) is not None:
-                    known[0].on(event)
             case TorrentRemoved(info_hash=info_hash):
                 if (leaving := self._leaving.pop(info_hash, None)) is not None:
                     leaving.gone.set()

@@ -254,7 +254,7 @@ class Torrent:
                 self._given.discard(piece)
             case TrackerAnswered():
                 self._is_counted = True
-                self._handle.post_status(0)  # comes also when the count is what it was
+                self._handle.post_status(0)  # its count decides who goes to the origin: not in a second, now
             case TorrentProgress(progress=progress):
                 self.progress = progress
                 self.is_counted_anew |= self._is_counted
