@@ -22,6 +22,7 @@ class Gathering:
     has_tracker: bool  # somebody named one
     audience: int | None  # nodes that the manifest expects
     joined_s: float  # when this node joined
+    patience_s: float = PATIENCE_S
 
     def crowd(self, *, connected: int, known: int, tracker: int | None, now_s: float) -> int:
         """Nodes believed to be after the lesson, this one included; at least 1.
@@ -32,6 +33,6 @@ class Gathering:
         seen = max(1 + connected, known)
         if tracker is not None:
             return max(seen, min(tracker, MOST))
-        if self.has_tracker or now_s - self.joined_s < PATIENCE_S:
+        if self.has_tracker or now_s - self.joined_s < self.patience_s:
             return max(seen, min(self.audience or UNEXPECTED, MOST))
         return seen

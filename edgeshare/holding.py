@@ -22,7 +22,7 @@ from typing import NoReturn
 import attrs
 import trio
 
-from edgeshare.crowd import Gathering
+from edgeshare.crowd import PATIENCE_S, Gathering
 from edgeshare.errors import LibraryError, ManifestError
 from edgeshare.layout import MAX_INFO, FileEntry, Layout, Piece
 from edgeshare.library.content import Stamp
@@ -52,6 +52,7 @@ class Pace:
     save_grace_s: float = 1.0  # for libtorrent to hand over its resume data when the node stops
     retry_every_s: float = 15.0  # how often a full disk, or what went wrong otherwise, is looked at
     look_every_s: float = 600.0  # how often the files of a complete content are looked at, with nobody reading
+    patience_s: float = PATIENCE_S  # until it may be that nobody else is there, where no tracker was named
     spare_bytes: int = 64 * 2**20  # stay free besides what is still missing
 
 
@@ -236,7 +237,12 @@ class Holding:
 
     async def _live(self, helpers: Helpers) -> None:
         swarm = self._parts.swarm
-        gathering = Gathering(bool(helpers.trackers), self._expected.audience, joined_s=trio.current_time())
+        gathering = Gathering(
+            has_tracker=bool(helpers.trackers),
+            audience=self._expected.audience,
+            joined_s=trio.current_time(),
+            patience_s=self._parts.pace.patience_s,
+        )
         info = self._stored.info if self._stored else b""
         if is_info(info, self.info_hash):
             layout = self._layout(info)

@@ -100,6 +100,7 @@ def test_the_guard_gives_each_range_away_once_in_its_time() -> None:
     assert free.copies > guarded.copies
 
 
+@pytest.mark.whole
 def test_both_simulations_tell_nearly_the_same_of_the_same_crowd() -> None:
     size = 2**21
     country = [Country(attrs.evolve(SMALL, nodes=500, has_guard=False), rng(seed)).run() for seed in range(6)]

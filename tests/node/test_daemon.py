@@ -65,6 +65,7 @@ async def test_a_node_fetches_what_it_follows_and_serves_it(publisher: Publisher
         }
 
 
+@pytest.mark.whole
 async def test_a_restart_fetches_nothing_again(publisher: Publisher, site: Site, tmp_path: Path) -> None:
     config = write_config(tmp_path / "node", publisher)
     async with serving(site) as origin:
@@ -92,6 +93,7 @@ async def test_a_new_edition_is_admitted_and_what_is_withdrawn_goes(
         assert (await node.read(LESSON, "index.html"))[0] == 410
 
 
+@pytest.mark.whole
 async def test_expired_metadata_adds_nothing_and_takes_nothing_away(
     publisher: Publisher, site: Site, tmp_path: Path
 ) -> None:
@@ -105,6 +107,7 @@ async def test_expired_metadata_adds_nothing_and_takes_nothing_away(
         assert await node.read(LESSON, "index.html") == (200, PAGE)
 
 
+@pytest.mark.whole
 async def test_a_node_waits_for_an_origin_that_is_down(publisher: Publisher, site: Site, tmp_path: Path) -> None:
     async with serving(site) as down:
         pass
@@ -211,6 +214,7 @@ async def test_content_that_is_wrong_is_never_kept_or_served(
         await node.until_status(lambda status: not status["trouble"])
 
 
+@pytest.mark.whole
 async def test_a_mirror_that_sends_wrong_bytes_is_named_in_the_status_and_another_asked(
     publisher: Publisher, site: Site, tmp_path: Path
 ) -> None:

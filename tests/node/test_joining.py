@@ -8,12 +8,12 @@ import attrs
 import pytest
 import trio
 
-from edgeshare.crowd import PATIENCE_S
 from edgeshare.holding import Holding
 from edgeshare.view import State
 from tests.support.content import PIECE, at, content, hold, node, noise
 from tests.support.node import QUICK, Origin, expected, holding, parts
 
+PATIENT = attrs.evolve(QUICK, patience_s=1.5)
 LESSON = content({"a": noise(3 * PIECE), "b": noise(3 * PIECE, 2), "empty": b""})
 
 
@@ -22,12 +22,12 @@ async def complete(held: Holding) -> None:
 
 
 async def test_a_node_that_nobody_told_who_else_is_there_waits_a_moment_and_takes_it_all(tmp_path: Path) -> None:
-    origin = Origin(LESSON)
+    origin, anybody = Origin(LESSON), expected(LESSON, audience=10**6)
     with trio.fail_after(30):
-        async with parts(tmp_path, origin) as mine, holding(mine, expected(LESSON, audience=10**6)) as held:
+        async with parts(tmp_path, origin, pace=PATIENT) as mine, holding(mine, anybody) as held:
             began_s = trio.current_time()
             await complete(held)
-            assert PATIENCE_S <= trio.current_time() - began_s < PATIENCE_S + 3.0
+            assert PATIENT.patience_s <= trio.current_time() - began_s < PATIENT.patience_s + 3.0
             assert origin.sent == LESSON.size
 
 
@@ -38,8 +38,8 @@ async def test_of_two_nodes_that_join_together_one_asks_for_the_metadata_and_eac
     both = expected(LESSON, audience=2)
     with trio.fail_after(30):
         async with (
-            parts(tmp_path / "one", origin, address="127.0.0.2") as one,
-            parts(tmp_path / "other", origin, address="127.0.0.3") as other,
+            parts(tmp_path / "one", origin, address="127.0.0.2", pace=PATIENT) as one,
+            parts(tmp_path / "other", origin, address="127.0.0.3", pace=PATIENT) as other,
             holding(one, both, at(other.swarm)) as first,
             holding(other, both, at(one.swarm)) as second,
         ):

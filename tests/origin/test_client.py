@@ -34,11 +34,11 @@ async def refusal(answer: Answer, *, most: int = MANY, slowest_s: float = 20.0) 
         return str(refused.value).removeprefix(f"{server.url} ")
 
 
-async def span_refusal(answer: Answer) -> str:
-    """The same for the bytes 2 to 6 of a file of 10."""
+async def span_refusal(answer: Answer, start: int = 2, stop: int = 6) -> str:
+    """The same for some of the bytes of a file of 10."""
     async with serving(answer) as server, client(server) as origins:
         with pytest.raises(Unreachable) as refused:
-            await origins.span(PATH, 2, 6, 10, accept=lambda body: True)
+            await origins.span(PATH, start, stop, 10, accept=lambda body: True)
         return str(refused.value).removeprefix(f"{server.url} ")
 
 
@@ -108,6 +108,13 @@ async def test_a_web_page_with_200_is_no_metadata() -> None:
     page = reply(200, b"<html>Sign in</html>", content_type="text/html; charset=utf-8")
     assert await refusal(always(page)) == "answers with a web page (a login page?)"
     assert await span_refusal(always(page)) == "answers with a web page (a login page?)"
+    assert await span_refusal(always(page), 0, 10) == "answers with a web page (a login page?)"
+
+
+async def test_a_page_of_a_lesson_may_come_with_200_when_all_of_it_was_asked_for() -> None:
+    page = reply(200, b"<p>a page ", content_type="text/html")
+    async with serving(always(page)) as server, client(server) as origins:
+        assert await origins.span(PATH, 0, 10, 10, accept=lambda body: True) == b"<p>a page "
 
 
 @pytest.mark.parametrize(
@@ -152,6 +159,7 @@ async def test_silence_is_cut_at_the_deadline() -> None:
     assert await refusal(silence, slowest_s=0.3) == "is too slow"
 
 
+@pytest.mark.whole
 async def test_what_was_cut_leaves_its_place_to_the_next() -> None:
     async def answer(asked: Asked, stream: trio.SocketStream) -> None:
         await (drip(asked, stream) if asked.path == "/slow" else stream.send_all(reply(200, b"fast")))

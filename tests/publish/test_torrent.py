@@ -175,6 +175,7 @@ def test_a_torrent_that_nodes_would_refuse_is_known_when_it_is_made() -> None:
         layout_of(assemble("lesson", LENGTH, hashed({"/".join("a" * 65): 1})).encoded)
 
 
+@pytest.mark.whole
 def test_metadata_has_at_most_16_mib() -> None:
     one = hashed({"x": 1})[0]
     name = "/".join(["d" * 200] * 4)

@@ -19,7 +19,7 @@ from edgeshare.origin.feed import Lines
 from edgeshare.swarm.session import Helpers
 from tests.support.content import Content, node
 
-QUICK = Pace(retry_every_s=0.3, spare_bytes=0)
+QUICK = Pace(retry_every_s=0.3, patience_s=0.1, spare_bytes=0)
 
 
 class Origin(httpx.AsyncBaseTransport):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import trio
 
 from edgeshare.swarm.joining import Joining
@@ -16,6 +17,7 @@ async def meet(swarm: Joining | Torrent) -> None:
         await trio.sleep(0.02)
 
 
+@pytest.mark.whole
 async def test_who_has_met_stays_together_between_the_metadata_and_the_first_piece(tmp_path: Path) -> None:
     lesson = content({"a": noise(3 * PIECE)})
     with trio.fail_after(30):
@@ -42,6 +44,7 @@ async def fetched(lesson: Content, one: Swarm, other: Swarm, folder: Path) -> To
     return torrent
 
 
+@pytest.mark.whole
 async def test_seeds_stay_connected_as_long_as_anything_is_joined_and_part_otherwise(tmp_path: Path) -> None:
     joined = [content({"joined": noise(PIECE, number)}).info_hash for number in range(2)]
     with trio.fail_after(30):
@@ -85,9 +88,11 @@ async def test_a_swarm_is_counted_anew_when_that_is_asked_for(tmp_path: Path) ->
                 torrent.recount()
                 assert not torrent.is_counted_anew
                 await torrent.until(lambda: torrent.is_counted_anew)
-                assert len(asked.asked) > before
+                while len(asked.asked) == before:  # the answer may be that to the announce before
+                    await trio.sleep(0.01)
 
 
+@pytest.mark.whole
 async def test_a_tracker_that_is_silent_or_refuses_counts_nobody(tmp_path: Path) -> None:
     lesson = content({"a": noise(PIECE)})
     with trio.fail_after(30):
