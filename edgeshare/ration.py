@@ -130,6 +130,8 @@ class Ration:
         self._grown_s = -math.inf
         self._lacking: dict[Piece, float] = {}  # nobody has it, and since when
         self._has_looked = False
+        self._in_front: list[tuple[Token, Hashable]] = [(token, None)]
+        self._befores: dict[Piece, list[Hashable]] = {}  # who comes before this node, by the first piece of a portion
         self._received = -1
         self._received_s = 0.0
         self._doubted: set[Hashable] = set()
@@ -140,10 +142,10 @@ class Ration:
         lacking, stalled = self._lacking, self._stalled(sight, now_s)
         take = self._for_readers(sight, now_s)
         if lacking:
-            front = self._front(sight.neighbours)
+            self._line_up(sight.neighbours)
             reason = Reason.NOBODY_HAS_IT if sight.neighbours else Reason.ALONE
             for piece, since_s in lacking.items():
-                if piece not in take and self._is_due(piece, since_s, front, sight, now_s):
+                if piece not in take and self._is_due(piece, since_s, sight, now_s):
                     take[piece] = Reason.PEERS_STALL if sight.available[piece] else reason
         take |= dict.fromkeys((piece for piece in stalled if piece not in take), Reason.PEERS_STALL)
         order = sorted(take, key=lambda piece: self._order(piece, take[piece], sight))
@@ -209,9 +211,7 @@ class Ration:
         }
         self._has_looked = True
 
-    def _is_due(
-        self, piece: Piece, since_s: float, front: Sequence[tuple[Token, Hashable]], sight: Sight, now_s: float
-    ) -> bool:
+    def _is_due(self, piece: Piece, since_s: float, sight: Sight, now_s: float) -> bool:
         """Whether it is this node's turn to take a piece that nobody has."""
         rules, age_s = self.rules, now_s - since_s
         if not sight.neighbours and sight.crowd == 1:
@@ -222,10 +222,9 @@ class Ration:
             tail = rules.start * _power(age_s - rules.tail_s, news_s(hoods, rules)) / sight.crowd
             if self._draw(piece) < tail:
                 return True
-        if front and front[-1][0] != self._token:
+        before = self._before(piece)
+        if before is None:
             return False
-        mine = self._ticket(self._token, piece)
-        before = [key for token, key in front[:-1] if self._ticket(token, piece) < mine]
         if before:
             moved_s = max(self._moved[key][1] for key in before)
             is_turn = now_s - max(moved_s, since_s) >= rules.turn_s * (2.0 ** min(len(before), 8) - 1)
@@ -256,9 +255,13 @@ class Ration:
         return now_s - self._received_s >= self.rules.doubt_s
 
     def _is_lively(self, sight: Sight, now_s: float) -> bool:
-        """Whether something may be due soon."""
-        young = any(now_s - since_s < 10.0 for since_s in self._lacking.values())
-        return young or not sight.awaited.keys().isdisjoint(sight.missing)
+        """Whether something may be due soon: a reader's piece, or one that this node is first in line for.
+
+        What is due to others first can wait for a second: a look costs, as it asks for every peer.
+        """
+        if not sight.awaited.keys().isdisjoint(sight.missing):
+            return True
+        return any(now_s - since_s < 10.0 and self._before(piece) == [] for piece, since_s in self._lacking.items())
 
     def _share(self, neighbours: int, crowd: int, age_s: float) -> float:
         """The chance of one who is first in line in its neighbourhood; the crowd has several such."""
@@ -266,6 +269,24 @@ class Ration:
         if hoods <= 1.5:  # everybody sees nearly everybody
             return 1.0
         return min(1.0, self.rules.start * _power(age_s, news_s(hoods, self.rules)) / hoods)
+
+    def _line_up(self, neighbours: Sequence[Neighbour]) -> None:
+        front = self._front(neighbours)
+        if front != self._in_front:
+            self._in_front = front
+            self._befores = {}
+
+    def _before(self, piece: Piece) -> list[Hashable] | None:
+        """Those of the front who come before this node in the line for a piece; None when it is not in the front."""
+        if self._in_front[-1][0] != self._token:
+            return None
+        head = self._portions[piece] if self._portions else piece
+        before = self._befores.get(head)
+        if before is None:
+            mine = self._ticket(self._token, head)
+            before = [key for token, key in self._in_front[:-1] if self._ticket(token, head) < mine]
+            self._befores[head] = before
+        return before
 
     def _front(self, neighbours: Sequence[Neighbour]) -> list[tuple[Token, Hashable]]:
         """Those of the swarm who may go to the origin; this node is the last of the list when it is one of them."""
@@ -286,8 +307,8 @@ class Ration:
             place = self._places[token] = hashes[0] / 2**64, hashes[1:]
         return place
 
-    def _ticket(self, token: Token, piece: Piece) -> int:
-        return self._place(token)[1][self._portions[piece] if self._portions else piece]
+    def _ticket(self, token: Token, head: Piece) -> int:
+        return self._place(token)[1][head]
 
     def _draw(self, piece: int) -> float:
         """This node's luck with a piece and its portion, from 0 up to 1; the same at every call."""

@@ -26,6 +26,10 @@ class TakenHere(Refused):
     """One mirror's guard gave it to somebody else."""
 
 
+class WrongBytes(Refused):
+    """One mirror sends something else than was published."""
+
+
 class TooSlow(Exception):
     """One mirror's answer did not come in time."""
 

@@ -27,7 +27,7 @@ import trio
 
 from edgeshare import __version__
 from edgeshare.errors import ConfigError, OriginError
-from edgeshare.origin.answers import Refused, TakenHere, TooSlow, announced, next_url, part, said, whole
+from edgeshare.origin.answers import Refused, TakenHere, TooSlow, WrongBytes, announced, next_url, part, said, whole
 from edgeshare.origin.backoff import turn
 from edgeshare.origin.mirrors import Mirror, MirrorState, usable
 from edgeshare.origin.wire import Counted, Network, Tally, counting, ignore, proxies
@@ -81,7 +81,7 @@ class _Wanted:
     headers: dict[str, str]
     most: int  # bytes of its body
     check: Callable[[httpx.Response], int]  # of the head: how long the body is to be, or -1; or what is wrong
-    accept: Callable[[bytes], bool]
+    accept: Callable[[bytearray], bool]  # of what has come of the body so far
     tally: Tally
 
 
@@ -140,15 +140,16 @@ class OriginClient:
         start: int,
         stop: int,
         size: int,
-        accept: Callable[[bytes], bool],
+        accept: Callable[[bytearray], bool],
         *,
         purpose: str = "unknown",
         tally: Tally = ignore,
     ) -> bytes:
         """The bytes from `start` up to `stop` of the file at `path`, which has `size` bytes.
 
-        A mirror whose bytes `accept` refuses is set aside for an hour, and the next one asked. What arrives is counted
-        as for `file`.
+        `accept` is shown the body again and again while it comes, from its beginning, and at last whole: so that what
+        is there can be used. When it refuses, that mirror is set aside for an hour, and the next one asked. What
+        arrives is counted as for `file`.
 
         Given up half-way it costs its connection, unless so little is missing that it is read to its end; that
         takes half a second at most.
@@ -182,16 +183,15 @@ class OriginClient:
                         wait = turn(self._rng, retry_after_s=taken.retry_after_s)
                         raise Taken(f"{mirror.name} {taken}", retry_in_s=wait) from taken
                     reasons.append(self._let_rest(mirror, taken))
+                except WrongBytes as error:
+                    mirror.exile(trio.current_time(), self._rng, str(error))
+                    reasons.append(f"{mirror.name} {error}")
                 except (Refused, TooSlow, httpx.HTTPError, OSError) as error:
                     reasons.append(self._let_rest(mirror, error))
                 else:
-                    if wanted.accept(body):
-                        mirror.worked()
-                        self.last_error = None
-                        return Given(body, mirror.name)
-                    reason = f"sends other bytes than were published in {wanted.path}"
-                    mirror.exile(trio.current_time(), self._rng, reason)
-                    reasons.append(f"{mirror.name} {reason}")
+                    mirror.worked()
+                    self.last_error = None
+                    return Given(body, mirror.name)
         if is_missing:
             raise NotFound("; ".join(reasons))
         now = trio.current_time()
@@ -254,22 +254,24 @@ class OriginClient:
                     raise
                 if redirects:
                     mirror.moved(wanted.path, url, trio.current_time(), is_for_good=is_for_good)
-                return await self._read(response, expected, wanted.most, progress)
+                return await self._read(response, expected, wanted, progress)
         raise Refused(f"redirects more than {_MAX_REDIRECTS} times")
 
-    async def _read(self, response: httpx.Response, expected: int, most: int, progress: _Progress) -> bytes:
+    async def _read(self, response: httpx.Response, expected: int, wanted: _Wanted, progress: _Progress) -> bytes:
         if expected >= 0:
             progress.expected = expected
             progress.scope.deadline += max(0.0, expected / _SLOWEST_BYTES_PER_S - self._slowest_s)
-        body = bytearray()
+        body, is_right = bytearray(), True
         with trio.CancelScope() as enough:
             async for portion in response.aiter_raw():
                 body += portion
                 progress.has_come = len(body)
-                if len(body) > most:
+                if len(body) > wanted.most or not (is_right := wanted.accept(body)):
                     enough.cancel()  # leaving the loop would leave httpx's generators half-way
-        if len(body) > most:
-            raise Refused(f"sends more than {most} bytes")
+        if len(body) > wanted.most:
+            raise Refused(f"sends more than {wanted.most} bytes")
+        if not is_right:
+            raise WrongBytes(f"sends other bytes than were published in {wanted.path}")
         if expected >= 0 and len(body) != expected:
             raise Refused(f"sends {len(body)} bytes where it should send {expected}")
         return bytes(body)

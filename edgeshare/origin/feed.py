@@ -6,12 +6,13 @@ ends when peers have been faster; what waits for its turn in a line is still any
 
 In company a request is for one portion, of the same bytes whichever node asks: so the origin's guard can tell a second
 request for the same bytes from a first, and a fetch is short, so that others see soon that the pieces are taken.
+A piece is handed in as soon as it is here, before the rest of its range: readers wait for it, and peers.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
@@ -195,8 +196,8 @@ class Feed:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._end_when_needless, run, nursery.cancel_scope)
             try:
-                body = await self._origins.span(
-                    path, start, stop, file.size, self._checker(start, run), purpose=reason.value
+                await self._origins.span(
+                    path, start, stop, file.size, self._intake(start, run, reason), purpose=reason.value
                 )
             except Unreachable as error:
                 nursery.cancel_scope.cancel()
@@ -213,11 +214,7 @@ class Feed:
                 return ASK_AGAIN_S
             self.missing = None
             self._report(None)
-            self._taken[reason] += len(body)
             logger.debug("%d pieces of %s from the origin: %s", len(run), layout.name, reason.value)
-            for piece in run:
-                _, begin, end = layout.file_of(piece)
-                self._torrent.give(piece, body[begin - start : end - start])
             nursery.cancel_scope.cancel()
         return 0.0
 
@@ -237,14 +234,23 @@ class Feed:
             logger.warning("%s: %s", self._torrent.layout.name, trouble)
         self._trouble = trouble
 
-    def _checker(self, start: int, run: Iterable[Piece]) -> Callable[[bytes], bool]:
-        def is_right(body: bytes) -> bool:
-            spans = [(piece, *self._torrent.layout.file_of(piece)[1:]) for piece in run]
-            return all(
-                self._torrent.layout.is_piece(piece, body[begin - start : end - start]) for piece, begin, end in spans
-            )
+    def _intake(self, start: int, run: Iterable[Piece], reason: Reason) -> Callable[[bytearray], bool]:
+        """What hands in each piece of a run as soon as it has come; it refuses a body with a wrong one."""
+        layout, coming = self._torrent.layout, deque(run)
 
-        return is_right
+        def take(body: bytearray) -> bool:
+            while coming:
+                _, begin, end = layout.file_of(coming[0])
+                if len(body) < end - start:
+                    return True
+                content = bytes(body[begin - start : end - start])
+                if not layout.is_piece(coming[0], content):
+                    return False
+                self._torrent.give(coming.popleft(), content)
+                self._taken[reason] += len(content)
+            return True
+
+        return take
 
 
 def portions(layout: Layout) -> list[Piece]:

@@ -313,7 +313,13 @@ async def test_ctrl_c_ends_a_command_without_a_traceback(
     node.is_slow = True
     async with answering(node, tmp_path) as library:
         asked = await trio.lowlevel.open_process(
-            command(*arguments, "--library", library), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            [
+                "env",
+                "--default-signal=INT",
+                *command(*arguments, "--library", library),
+            ],  # not as for `nohup make test &`
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )
         await trio.sleep(1.0)  # to be in the middle of it
         asked.send_signal(signal.SIGINT)

@@ -57,7 +57,7 @@ async def test_a_file_comes_whole() -> None:
 async def test_a_range_is_asked_for_and_comes() -> None:
     part = reply(206, b"2345", content_range="bytes 2-5/10")
     async with serving(always(part)) as server, client(server) as origins:
-        assert await origins.span(PATH, 2, 6, 10, accept=lambda body: body == b"2345") == b"2345"
+        assert await origins.span(PATH, 2, 6, 10, accept=b"2345".startswith) == b"2345"
         assert server.asked[0].headers["range"] == "bytes=2-5"
 
 
@@ -322,8 +322,8 @@ async def test_other_bytes_than_were_published_are_refused_and_the_next_mirror_i
         return always(reply(206, body, content_range="bytes 2-5/10"))
 
     async with serving(part(b"evil")) as evil, serving(part(b"good")) as good, client(evil, good) as origins:
-        assert await origins.span(PATH, 2, 6, 10, accept=lambda body: body == b"good") == b"good"
-        assert await origins.span(PATH, 2, 6, 10, accept=lambda body: body == b"good") == b"good"
+        assert await origins.span(PATH, 2, 6, 10, accept=b"good".startswith) == b"good"
+        assert await origins.span(PATH, 2, 6, 10, accept=b"good".startswith) == b"good"
         assert len(evil.asked) == 1  # it is left alone
     assert await span_refusal_of(part(b"evil")) == f"sends other bytes than were published in {PATH}"
 

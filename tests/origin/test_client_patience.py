@@ -22,7 +22,7 @@ CONTENT = bytes(range(256)) * 4096  # 1 MiB
 TAKEN = reply(429, b"taken\n", edgeshare_range="taken", retry_after="5")
 
 
-def anything(_: bytes) -> bool:
+def anything(_: bytearray) -> bool:
     return True
 
 

@@ -325,6 +325,39 @@ async def test_other_bytes_than_were_published_are_never_handed_in(tmp_path: Pat
     assert thing.is_at(tmp_path / "node")
 
 
+async def test_a_piece_is_here_before_the_rest_of_its_range(tmp_path: Path) -> None:
+    thing = content({"a": noise(4 * PIECE, 7)})
+    async with origin_of(thing, tmp_path / "origin") as origin, node() as swarm, trio.open_nursery() as nursery:
+        origin.folder.hold_half = trio.Event()
+        torrent = await hold(swarm, thing, tmp_path / "node")
+        taking = origin.feed(torrent)
+        nursery.start_soon(taking.feed.run)
+        await torrent.until(lambda: torrent.has(Piece(0)) and torrent.has(Piece(1)))
+        assert origin.folder.spans == [(f"content/{thing.info_hash.hex()}/a", 0, 4 * PIECE)]
+        assert taking.taken == {Reason.ALONE: 2 * PIECE}
+        assert torrent.missing() == {2, 3}
+        origin.folder.hold_half.set()
+        await torrent.until(lambda: torrent.is_finished)
+        assert taking.taken == {Reason.ALONE: thing.size}
+    assert len(origin.folder.asked) == 1
+
+
+async def test_a_wrong_piece_in_the_middle_of_a_range_ends_it_and_what_was_right_before_stays(tmp_path: Path) -> None:
+    thing = content({"a": noise(4 * PIECE, 7)})
+    async with origin_of(thing, tmp_path / "origin") as origin, node() as swarm, trio.open_nursery() as nursery:
+        path = f"content/{thing.info_hash.hex()}/a"
+        origin.folder.instead = {path: thing.files["a"][:PIECE] + noise(3 * PIECE, 9)}
+        origin.folder.hold_half = trio.Event()  # for ever: nobody waits for what comes after a wrong piece
+        torrent = await hold(swarm, thing, tmp_path / "node")
+        nursery.start_soon(origin.feed(torrent).feed.run)
+        while not origin.client.last_error:
+            await trio.sleep(0.01)
+        assert "sends other bytes than were published" in origin.client.last_error
+        await torrent.until(lambda: torrent.has(Piece(0)))
+        assert torrent.missing() == {1, 2, 3}
+        nursery.cancel_scope.cancel()
+
+
 async def test_an_origin_that_fails_is_asked_again_when_it_may_be_better(tmp_path: Path) -> None:
     async with origin_of(LESSON, tmp_path / "origin") as origin, node() as swarm, trio.open_nursery() as nursery:
         entry = LESSON.layout.files[0]

@@ -24,7 +24,7 @@ PATH = "content/ab/film.mp4"
 PROXY = "http://proxy.example:3128"
 
 
-def anything(_: bytes) -> bool:
+def anything(_: bytearray) -> bool:
     return True
 
 

@@ -91,6 +91,7 @@ class Folder(httpx.AsyncBaseTransport):
         self.asked: list[str] = []
         self.spans: list[tuple[str, int, int]] = []
         self.hold: trio.Event | None = None  # what every content waits for, when set
+        self.hold_half: trio.Event | None = None  # what the second half of every part waits for, when set
         self.cancelled = 0  # fetches that their client gave up while they were held
         self.under_way = 0
         self.most_under_way = 0
@@ -118,15 +119,20 @@ class Folder(httpx.AsyncBaseTransport):
             start, stop = int(asked[1]), int(asked[2]) + 1
             self.spans.append((path, start, stop))
             part = {"Content-Range": f"bytes {start}-{stop - 1}/{len(content)}"}
-            return httpx.Response(206, headers=part, stream=Bytes(content[start:stop]))
+            return httpx.Response(206, headers=part, stream=Bytes(content[start:stop], self.hold_half))
         return httpx.Response(200, stream=Bytes(content))
 
 
 class Bytes(httpx.AsyncByteStream):
     """A body that has not been read yet."""
 
-    def __init__(self, content: bytes) -> None:
+    def __init__(self, content: bytes, hold_half: trio.Event | None = None) -> None:
         self._content = content
+        self._hold_half = hold_half
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        yield self._content
+        half = len(self._content) // 2
+        yield self._content[:half]
+        if self._hold_half is not None:
+            await self._hold_half.wait()
+        yield self._content[half:]
