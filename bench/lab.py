@@ -107,7 +107,7 @@ class Lab:
     def __init__(self, nodes: int, *, natted: int, per_router: int, divisor: int) -> None:
         self.prefix = f"{_PREFIX}{os.getpid()}"
         self.net = f"{self.prefix}-net"
-        self.origin = Host(f"{self.prefix}-origin", "10.77.0.1")
+        self.origin = Host(f"{self.prefix}-origin", "198.18.0.1")
         self.nodes: list[Host] = []
         self.divisor = divisor
         self._routers: list[str] = []
@@ -214,7 +214,7 @@ class Lab:
             else:
                 homes.setdefault(host.address.rpartition(".")[0], []).append(host)
         for number, hosts in enumerate(homes.values()):
-            self._route(next(routers), f"10.77.200.{number + 1}", hosts)
+            self._route(next(routers), f"198.18.200.{number + 1}", hosts)
         self._nft(self.net, _SENT)
         self._nft(self.origin.space, _CAME)
         self._anchor = self.start(self.net, "anchor", ["sleep", "infinity"], Path(os.devnull))
@@ -236,7 +236,7 @@ class Lab:
         for number in range(nodes):
             space = f"{self.prefix}-n{number}"
             if number < nodes - natted:
-                self.nodes.append(Host(space, f"10.77.{1 + number // 250}.{1 + number % 250}"))
+                self.nodes.append(Host(space, f"198.18.{1 + number // 250}.{1 + number % 250}"))
                 continue
             router, inside = divmod(number - (nodes - natted), per_router)
             if inside == 0:

@@ -170,7 +170,7 @@ def _ours(setup: Setup, lab: Lab, published: Published, folder: Path, report: Ca
     if setup.seed_only:
         _start_seeder(lab, published, folder)
     # As docs/config.md tells its owner: a little under what the line can do, so that the line's own queue stays short.
-    upload = f"{int(0.9 * HOME.up / setup.rate_div / 1000)} kbit/s"
+    upload = f"{int(0.97 * HOME.up / setup.rate_div / 1000)} kbit/s"
     for node in holders:
         prepare(node, published, upload=upload, wants=f'show = ["{CATALOGUE}"]\nfetch = ["{LESSON}"]')
     for node in seekers:

@@ -46,7 +46,7 @@ class Wire:
 
     efficiency: float = 0.9  # of a line, for pieces
     hop_s: float = 0.2  # HAVE, interest and request, before a piece's first byte
-    slots: int = 8  # peers that a node sends to at once (edgeshare/swarm/session.py)
+    slots: int = 5  # peers that a node sends to at once (edgeshare/swarm/session.py)
     meet_s: float = 0.9  # from the wish for a lesson until the tracker has answered and peers are connected
     fetch_s: float = 0.15  # a request to the origin, beside the bytes, until peers hear of the piece
 

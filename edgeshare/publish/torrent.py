@@ -24,7 +24,7 @@ from edgeshare.hashtree import HashedFile
 from edgeshare.layout import MAX_INFO, MAX_PIECE, MIN_PIECE, Layout, read_layout
 from edgeshare.manifest import InfoHash, shown
 
-USUAL_PIECE = 256 * 1024  # one request to the origin; a video's first picture needs two or three
+USUAL_PIECE = 64 * 1024  # a peer passes on what it has whole: over 5 Mbit/s, to five at once, half a second later
 MOST_PIECES = 4096  # beyond it pieces grow up to MAX_PIECE, so that the metadata of 64 GiB stays below 250 kB
 
 

@@ -82,7 +82,11 @@ _SETTINGS: Mapping[str, object] = {
     "min_reconnect_time": 2,  # times the failures so far: after a check of the files, all peers are connected anew
     "max_failcount": 30,  # so a peer is tried for a quarter of an hour: a school's machines start in any order
     "enable_outgoing_utp": False,  # it takes twice the processor's time for the same bytes; who comes over it is let in
-    "unchoke_slots_limit": 8,  # a piece is passed on when it is whole: sixteen at once over 5 Mbit/s take seven seconds
+    # What ends a swarm's fetch soon: nobody waits long for a block that was asked of a slow peer while others are idle.
+    "unchoke_slots_limit": 5,  # a piece is passed on when it is whole, which takes as many times as long
+    "whole_pieces_threshold": 2,  # seconds: a piece that one peer would take longer for is asked of several
+    "request_queue_time": 2,  # seconds of what a peer sends are asked for ahead
+    "tick_interval": 100,  # milliseconds between shares of `upload`: half a second's at once would flood a home's line
     "stop_tracker_timeout": 1,  # seconds: a stop must not wait for a dead tracker
 }
 

@@ -203,7 +203,8 @@ async def test_content_that_is_wrong_is_never_kept_or_served(
         assert origin.url in status["trouble"]
         view = await node.lesson(LESSON)
         assert view
-        assert (view["state"], view["bytes_have"], view["origin_bytes"]) == ("fetching", 0, 0)
+        assert (view["state"], view["bytes_have"]) == ("fetching", view["origin_bytes"])
+        assert view["bytes_have"] == 0 or answer is torn_part  # what came whole before it broke off was right
         with trio.move_on_after(0.5):  # a browser would wait for what is right
             code, body = await node.read(LESSON, "index.html")
             assert code != 200
