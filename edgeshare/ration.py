@@ -10,7 +10,7 @@ alike, who goes to the origin and for what:
   so it also draws: its share starts at less than one taker in the whole crowd and doubles while nobody has the piece.
 - Who is next in line takes over when those before it stand still, each after twice the patience of the one before.
 - Peers who have a piece are waited for, however slow they are. A peer that claims pieces and gave nothing while
-  nothing came from anybody is doubted: its claims do not count until it gives something.
+  nobody here got any is doubted: its claims do not count until it gives something.
 - A reader's piece goes before the rest. In a crowd a reader draws as well, as there every node has one.
 """
 
@@ -51,6 +51,7 @@ class Rules:
     hold_s: float = 0.4  # how long a node is first in line before it takes: as long as peers take to meet
     lead_s: float = 2.5  # what each node waits for the one before it to have the metadata, and to be found again
     gather_s: float = 2.0  # how long it waits at most while its neighbours still become many more
+    seeds_s: float = 4.0  # how long it looks for the seeds that a tracker counts before it takes what nobody it met has
     growth: float = 1.25  # times as many neighbours within `hold_s` are many more
     turn_s: float = 10.0  # until the next in line takes over from one that stands still; doubles with each
     start: float = 0.3  # takers in the whole crowd to begin with, where one node sees only a part of it
@@ -58,7 +59,7 @@ class Rules:
     tail_s: float = 20.0  # from then on everybody draws, in the front or not
     reader_double_s: float = 0.5  # the same for a piece that a reader waits for
     reader_patience_s: float = 2.0  # how long a reader waits for peers that have the piece
-    doubt_s: float = 4.0  # how long a peer may claim pieces and give nothing while nothing comes from anybody
+    doubt_s: float = 4.0  # how long a peer may claim pieces and give nothing while nobody here gets any
     stall_s: float = 60.0  # how long nothing may come from peers that gave before; a choked one has a turn in 30 s
 
 
@@ -82,6 +83,7 @@ class Sight:
     neighbours: Sequence[Neighbour]
     crowd: int = attrs.field(validator=ge(1))  # nodes believed to be after the same lesson, this one included
     received: int  # bytes that came from peers so far
+    seeds: int = 0  # nodes that have everything, by the tracker's count
     awaited: Mapping[Piece, float] = attrs.field(factory=dict)  # what readers wait for, and for how many seconds
 
 
@@ -124,6 +126,7 @@ class Ration:
         self._luck: array[int] = array("Q")
         self._began_s = began_s
         self._moved: dict[Hashable, tuple[int, float]] = {}  # pieces of each neighbour, and since when
+        self._gained_s = -math.inf  # when a neighbour got a piece last
         self._settled_s = -math.inf  # since when no neighbour has gone
         self._met_s = -math.inf  # when there was a neighbour last, before there were pieces to look at
         self._met = 1  # neighbours and this node, when they last became many more
@@ -192,7 +195,10 @@ class Ration:
         if 1 + len(known) >= self._met * self.rules.growth:
             self._met, self._grown_s = 1 + len(known), now_s
         for each in sight.neighbours:
-            if self._moved.get(each.key, (-1, 0.0))[0] != each.pieces:
+            before = self._moved.get(each.key, (each.pieces, now_s))[0]
+            if before < each.pieces:
+                self._gained_s = now_s
+            if before != each.pieces or each.key not in self._moved:
                 self._moved[each.key] = each.pieces, now_s
         tokens = {each.token for each in sight.neighbours if each.token}
         for gone in [token for token in self._places if token not in tokens and token != self._token]:
@@ -216,6 +222,8 @@ class Ration:
         rules, age_s = self.rules, now_s - since_s
         if not sight.neighbours and sight.crowd == 1:
             return True
+        if sight.seeds and not self._doubted and now_s < self._begun_s(now_s) + rules.seeds_s:
+            return False
         if age_s >= rules.tail_s:
             # Where nobody is met there is no news to wait for.
             hoods = sight.crowd / (len(sight.neighbours) + 1) if sight.neighbours else 1.0
@@ -252,7 +260,8 @@ class Ration:
         return [piece for piece in sight.missing if piece not in self._lacking and self._draw(piece) < share]
 
     def _is_starved(self, now_s: float) -> bool:
-        return now_s - self._received_s >= self.rules.doubt_s
+        """Whether peers who claim pieces give them to nobody here; a few who have it cannot send to all at once."""
+        return now_s - max(self._received_s, self._gained_s) >= self.rules.doubt_s
 
     def _is_lively(self, sight: Sight, now_s: float) -> bool:
         """Whether something may be due soon: a reader's piece, or one that this node is first in line for.

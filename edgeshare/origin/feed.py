@@ -127,6 +127,7 @@ class Feed:
             neighbours=self._neighbours,
             crowd=self.crowd,
             received=progress.from_peers if progress else 0,
+            seeds=progress.seeds if progress else 0,
             awaited={piece: now - start for piece, start in self._awaited_since.items()},
         )
         decision = self._ration.look(sight, now)

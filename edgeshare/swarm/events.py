@@ -22,6 +22,7 @@ class Progress:
     is_finished: bool  # it believes to have every piece; whether the disk has them is for the library to say
     peers: int  # connected
     tracker: int | None  # nodes in the swarm by the tracker's count, this one included; None while it is silent
+    seeds: int  # of those that the tracker counts, how many have everything
     known: int  # peers, by address
     from_peers: int  # bytes of content received, verified or not, since the torrent was added
     to_peers: int  # bytes of content sent since the session began
@@ -225,6 +226,7 @@ def _progress(status: lt.torrent_status) -> Progress:
         is_finished=status.is_finished,
         peers=status.num_peers,
         tracker=_counted(status),
+        seeds=max(0, status.num_complete),
         known=status.list_peers,
         from_peers=status.total_payload_download,
         to_peers=status.total_payload_upload,

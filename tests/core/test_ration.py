@@ -180,6 +180,21 @@ def test_while_something_may_soon_be_due_the_next_look_is_sooner_than_a_takers_p
     assert ration(0).look(sight(COUNT, peer(1, claims=PIECES)), 0.0).look_in_s == 1.0
 
 
+def test_seeds_that_a_tracker_counts_are_looked_for_before_anything_is_taken() -> None:
+    node, seen = ration(0), attrs.evolve(sight(COUNT), crowd=3, seeds=2)
+    assert looks(node, seen, RULES.seeds_s - 0.01).take == {}
+    met = attrs.evolve(seen, neighbours=(liar(),), available=(1,) * COUNT)
+    assert node.look(met, RULES.seeds_s + 1).take == {}
+    alone = ration(0)
+    assert looks(alone, attrs.evolve(seen, crowd=1), 1.0).take.keys() == PIECES  # the tracker counts this very node
+
+
+def test_who_never_meets_the_seeds_that_a_tracker_counts_takes_its_turn() -> None:
+    node, seen = ration(0), attrs.evolve(sight(COUNT, peer(1)), seeds=2)
+    assert looks(node, seen, RULES.seeds_s - 0.01).take == {}
+    assert node.look(seen, RULES.seeds_s).take
+
+
 # Doubt: peers that claim and give nothing
 
 
@@ -225,6 +240,15 @@ def test_a_peer_is_not_doubted_while_others_give() -> None:
     busy = peer(8, claims=frozenset({Piece(0)}), gave=5, is_other=True)
     for step in range(40):
         assert node.look(sight(COUNT, liar(), busy, received=step), step * 1.0).take == {}
+
+
+def test_those_who_have_it_are_not_doubted_while_others_get_it_from_them() -> None:
+    node = ration(1)
+    for step in range(20):
+        other = peer(8, claims=frozenset(map(Piece, range(step))), is_other=True)
+        assert node.look(sight(COUNT, liar(), other), step * 1.0).take == {}
+    assert not node.look(sight(COUNT, liar(), other), 18.9 + RULES.doubt_s).wants_claims
+    assert node.look(sight(COUNT, liar(), other), 19.0 + RULES.doubt_s).wants_claims
 
 
 def test_what_an_honest_peer_has_too_is_left_to_it_when_a_liar_is_doubted() -> None:
