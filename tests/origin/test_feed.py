@@ -20,11 +20,12 @@ from edgeshare.origin.client import OriginClient, open_origins
 from edgeshare.origin.feed import MOST_ALONE, MOST_FOR_READER, PORTION, PORTIONS, Feed, Lines, neighbours, portions
 from edgeshare.origin.line import Line
 from edgeshare.ration import Neighbour, Ration, Reason, Rules, Token
-from edgeshare.swarm.session import Swarm
+from edgeshare.swarm.session import Helpers, Swarm
 from edgeshare.swarm.torrent import Torrent
 from tests.support.content import PIECE, Content, at, content, hold, node, noise
 from tests.support.mesh import sight
 from tests.support.publisher import Bytes, Folder
+from tests.support.server import Asked, serving, tracker
 
 TOKEN = Token(b"12345678")
 LESSON = content({"a.html": noise(5 * PIECE + 7), "film.mp4": noise(40 * PIECE, 2), "leer.txt": b"", "z": noise(1, 3)})
@@ -163,6 +164,37 @@ async def test_a_node_that_knows_of_nobody_does_not_believe_at_once_that_it_is_a
         assert taking.feed.crowd == 1
         assert torrent.is_finished
         assert trio.current_time() - began_s >= PATIENCE_S
+
+
+async def test_where_neighbours_do_not_tell_the_crowds_size_it_is_counted_anew_before_anything_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgeshare.origin.feed.MANY", 1)
+    nodes = 2
+
+    async def counting(asked: Asked, stream: trio.SocketStream) -> None:
+        await tracker(nodes)(asked, stream)
+
+    async with (
+        origin_of(LESSON, tmp_path / "origin") as origin,
+        node("127.0.0.2") as other,
+        serving(counting) as asked,
+        node(tuning={"stop_tracker_timeout": 0}) as swarm,
+        trio.open_nursery() as nursery,
+    ):
+        await hold(other, LESSON, tmp_path / "other")
+        helpers = Helpers(trackers=(f"{asked.url}announce",), peers=(at(other),))
+        torrent = await swarm.add(LESSON.info_hash, LESSON.info, LESSON.layout, tmp_path / "node", helpers)
+        await torrent.until(lambda: torrent.progress is not None and torrent.progress.tracker == nodes)
+        await until_met(torrent, peers=1)
+        nodes = 10**6  # have come since
+        taking = origin.feed(torrent, token=shared(other)[0])
+        nursery.start_soon(taking.feed.run)
+        while taking.feed.crowd < nodes:
+            await trio.sleep(0.01)
+        await trio.sleep(1.0)  # two who see one another would have taken all of it
+        assert origin.folder.asked == []
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_reader_does_not_wait_for_the_ration(tmp_path: Path) -> None:

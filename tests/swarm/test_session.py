@@ -132,6 +132,18 @@ async def test_neighbours_are_known_by_their_tokens_and_by_what_they_claim_and_g
             assert met.claims is None
 
 
+async def test_who_has_not_said_hello_is_no_neighbour(tmp_path: Path) -> None:
+    lesson = content({"a": noise(PIECE)})
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.9")
+    silent = Endpoint("127.0.0.9", listener.socket.getsockname()[1])
+    with trio.fail_after(30):
+        async with listener, node() as swarm:
+            torrent = await hold(swarm, lesson, tmp_path / "node", silent)
+            async with await listener.accept():
+                await torrent.until(lambda: torrent.progress is not None and torrent.progress.peers == 1)
+                assert await torrent.neighbours() == ()
+
+
 async def test_asking_for_metadata_can_be_given_up_and_begun_anew(tmp_path: Path) -> None:
     lesson = content({"a": b"1"})
     with trio.fail_after(30):
