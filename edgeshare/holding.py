@@ -106,6 +106,11 @@ class Holding:
         return self._feed.missing if self._feed else None
 
     @property
+    def crowd(self) -> int | None:
+        """Nodes believed to be after it, this one included; None when it is not being fetched."""
+        return self._feed.crowd if self._feed else None
+
+    @property
     def is_complete(self) -> bool:
         """Every file was verified on the disk, and nothing has spoken against it since."""
         sound = self.torrent is None or self.torrent.failure is None

@@ -193,6 +193,7 @@ class Keeper:
             reason=holding.trouble or self._obstacle(holding, peers),
             bytes_have=holding.bytes_have,
             peers=peers,
+            crowd=holding.crowd,
             origin_bytes=holding.origin_bytes,
             peer_bytes=holding.peer_bytes,
             next_version=following,

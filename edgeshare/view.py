@@ -37,6 +37,7 @@ class LessonView:
     reason: str | None = None  # why it stands still, for now or for good, in one line
     bytes_have: int = 0  # verified
     peers: int = 0  # connected
+    crowd: int | None = None  # nodes believed to be after it, this one included; while it is fetched
     origin_bytes: Mapping[str, int] = attrs.field(factory=dict)  # taken from the origin, by reason
     peer_bytes: int = 0  # content that peers gave
     next_version: int | None = None  # being fetched beside the one that is served
@@ -57,6 +58,7 @@ class LessonView:
             "size": manifest.size,
             "bytes_have": self.bytes_have,
             "peers": self.peers,
+            "crowd": self.crowd,
             "origin_bytes": sum(self.origin_bytes.values()),
             "origin_bytes_by_reason": dict(self.origin_bytes),
             "peer_bytes": self.peer_bytes,

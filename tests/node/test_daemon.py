@@ -51,6 +51,7 @@ async def test_a_node_fetches_what_it_follows_and_serves_it(publisher: Publisher
     async with serving(site) as origin, here(write_config(tmp_path / "node", publisher, origin.url)) as node:
         view = await node.until(LESSON, "complete")
         assert view["bytes_have"] == view["size"] == view["origin_bytes"] == len(PAGE) + len(FILM)
+        assert view["crowd"] is None
         assert await node.read(LESSON, "index.html") == (200, PAGE)
         assert await node.read(LESSON, "film.mp4") == (200, FILM)
         status = await node.status()
@@ -204,6 +205,7 @@ async def test_content_that_is_wrong_is_never_kept_or_served(
         view = await node.lesson(LESSON)
         assert view
         assert (view["state"], view["bytes_have"]) == ("fetching", view["origin_bytes"])
+        assert view["crowd"] == 1
         assert view["bytes_have"] == 0 or answer is torn_part  # what came whole before it broke off was right
         with trio.move_on_after(0.5):  # a browser would wait for what is right
             code, body = await node.read(LESSON, "index.html")
