@@ -65,7 +65,7 @@ class RunningNode:
 
     def status(self) -> NodeStatus:
         now = datetime.now(UTC)
-        peer_bytes, uploaded, peers = self.keeper.totals()
+        traffic = self.parts.swarm.traffic()
         catalogues = []
         for name in self.follower.names:
             admitted = self.keeper.admitted.get(name)
@@ -88,9 +88,9 @@ class RunningNode:
             is_fresh=self.follower.is_fresh(),
             trouble=self.follower.trouble or self.parts.origins.last_error,
             origin_bytes=dict(self.parts.origins.received),
-            peer_bytes=peer_bytes,
-            uploaded_bytes=uploaded,
-            peers=peers,
+            peer_bytes=traffic.from_peers,
+            uploaded_bytes=traffic.to_peers,
+            peers=traffic.peers,
             free_bytes=_free_bytes(self.config.library),
             mirrors=tuple(_mirror(state, now) for state in self.parts.origins.states()),
         )

@@ -206,16 +206,6 @@ class Keeper:
             return None
         return f"no peer that can be reached has it, and {away}"
 
-    def totals(self) -> tuple[int, int, int]:
-        """Over all that is held: content bytes from peers, bytes sent to peers, both of this run; connected peers."""
-        torrents = [holding.torrent for holding in self._holdings.values() if holding.torrent]
-        known = [torrent.progress for torrent in torrents if torrent.progress]
-        return (
-            sum(torrent.bytes_from_peers for torrent in torrents),
-            sum(each.to_peers for each in known),
-            sum(each.peers for each in known),
-        )
-
     def states(self) -> Mapping[State, int]:
         """How many lessons are in each state."""
         return Counter(view.state for view in self.lessons()) | Counter({State.WITHDRAWN: len(self._withdrawn)})

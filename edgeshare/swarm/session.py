@@ -107,6 +107,15 @@ class _Leaving:
     gone: trio.Event = attrs.field(factory=trio.Event)
 
 
+@attrs.frozen(kw_only=True)
+class Traffic:
+    """Bytes of content since the session began, of all torrents, those that have gone too; and peers now."""
+
+    from_peers: int  # verified
+    to_peers: int
+    peers: int  # connected
+
+
 class Swarm:
     """The swarm; made by `open_swarm`."""
 
@@ -117,6 +126,7 @@ class Swarm:
         self._torrents: dict[InfoHash, tuple[Torrent, lt.torrent_handle]] = {}
         self._leaving: dict[InfoHash, _Leaving] = {}
         self._joinings: dict[InfoHash, Joining] = {}
+        self._gone_from_peers = self._gone_to_peers = 0  # of torrents that were removed
         self._heard, self._listen_results = trio.open_memory_channel[Listening | ListenFailed](64)
 
     @asynccontextmanager
@@ -190,9 +200,20 @@ class Swarm:
             with trio.move_on_after(_REST_GRACE_S), suppress(SwarmError):
                 await torrent.rest()
             if self._torrents.pop(info_hash, None):
+                self._gone_from_peers += torrent.bytes_from_peers
+                self._gone_to_peers += torrent.progress.to_peers if torrent.progress else 0
                 torrent.on(TorrentRemoved(info_hash))
                 self._let_go(info_hash, handle)
         await self._until_removed(info_hash)
+
+    def traffic(self) -> Traffic:
+        torrents = [torrent for torrent, _ in self._torrents.values()]
+        known = [torrent.progress for torrent in torrents if torrent.progress]
+        return Traffic(
+            from_peers=self._gone_from_peers + sum(torrent.bytes_from_peers for torrent in torrents),
+            to_peers=self._gone_to_peers + sum(each.to_peers for each in known),
+            peers=sum(each.peers for each in known),
+        )
 
     def dispatch(self, event: SwarmEvent) -> None:
         """Hand an event to what it is about."""

@@ -153,7 +153,12 @@ async def test_lessons_go_on_to_other_nodes_without_the_origin(tmp_path: Path) -
                 view = other.keeper.lesson(FRACTIONS)
                 assert view
                 assert view.peer_bytes == view.manifest.size
-                assert other.keeper.totals()[0] >= view.manifest.size
+                taken = other.parts.swarm.traffic().from_peers
+                assert taken >= view.manifest.size
+                cned.withdraw(FRACTIONS, "une erreur")
+                await other.hear()
+                assert lesson not in other.contents()
+                assert other.parts.swarm.traffic().from_peers >= taken  # the content goes, what it counted stays
             assert cned.origin.sent - before < view.manifest.size
 
 
