@@ -32,12 +32,17 @@ class Joining:
     def __init__(self, handle: lt.torrent_handle, info_hash: InfoHash) -> None:
         self.info_hash = info_hash
         self.handle = handle
+        self.began_s = trio.current_time()
         self.progress: Progress | None = None
         self.torrent: Torrent | None = None  # what it has become, from `begin` on
         self.torrent_file: bytes | None = None  # where the info dict was handed in with it
         self._info: bytes | None = None
         self._is_checked = False
         self._changed = trio.lowlevel.ParkingLot()
+
+    @property
+    def has_info(self) -> bool:
+        return self._info is not None
 
     async def metadata(self) -> bytes:
         """The info dict, from whoever gives it first: a peer (BEP 9), or `give`; waits until cancelled."""

@@ -54,6 +54,8 @@ _CATEGORIES = (
     | lt.alert_category.tracker
 )
 
+MEETING_S = 60.0  # for so long who joins a content without its info dict may still be meeting others
+
 # Measured without it: up to 3 s for goodbyes to peers over uTP who are gone already.
 _PARTING: Any = {"utp_fin_resends": 0, "utp_num_resends": 1, "utp_min_timeout": 200}
 
@@ -126,6 +128,7 @@ class Swarm:
         self._torrents: dict[InfoHash, tuple[Torrent, lt.torrent_handle]] = {}
         self._leaving: dict[InfoHash, _Leaving] = {}
         self._joinings: dict[InfoHash, Joining] = {}
+        self._keeps_all = False  # connections, even those of no use
         self._gone_from_peers = self._gone_to_peers = 0  # of torrents that were removed
         self._heard, self._listen_results = trio.open_memory_channel[Listening | ListenFailed](64)
 
@@ -232,6 +235,7 @@ class Swarm:
                     known[0].on(event)
                 elif (joining := self._joinings.get(event.info_hash)) is not None:
                     (joining.torrent or joining).on(event)
+                    self._keep_connections()
 
     async def listening(self, config: SwarmConfig) -> None:
         """Wait until peers can connect.
@@ -262,6 +266,7 @@ class Swarm:
         """Have progress reported, until cancelled."""
         while True:
             self._session.post_torrent_updates(0)
+            self._keep_connections()
             for info_hash, leaving in list(self._leaving.items()):  # the event that says so may have been dropped
                 if not leaving.handle.is_valid():
                     self.dispatch(TorrentRemoved(info_hash))
@@ -291,9 +296,14 @@ class Swarm:
         """Have libtorrent keep connections that are of no use at the moment, while something is being joined.
 
         A torrent that has its info dict and does not fetch yet looks to seeds, and to others like it, as if it never
-        would, and they part: all that have met, in the moment before they need one another.
+        would, and they part: all that have met, in the moment before they need one another. What nobody has the info
+        dict of is joined for days, and counts only at first.
         """
-        self._session.apply_settings({"close_redundant_connections": not self._joinings})
+        now = trio.current_time()
+        meets = any(each.has_info or now < each.began_s + MEETING_S for each in self._joinings.values())
+        if meets != self._keeps_all:
+            self._keeps_all = meets
+            self._session.apply_settings({"close_redundant_connections": not meets})
 
     def _let_go(self, info_hash: InfoHash, handle: lt.torrent_handle) -> None:
         self._leaving[info_hash] = _Leaving(handle)

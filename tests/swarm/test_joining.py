@@ -63,6 +63,25 @@ async def test_seeds_stay_connected_as_long_as_anything_is_joined_and_part_other
                 await trio.sleep(0.05)
 
 
+@pytest.mark.whole
+async def test_seeds_part_although_something_is_joined_whose_metadata_nobody_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgeshare.swarm.session.MEETING_S", 0.5)
+    nobodys = content({"joined": noise(PIECE, 3)}).info_hash
+    with trio.fail_after(30):
+        async with (
+            node("127.0.0.2") as one,
+            node("127.0.0.3") as other,
+            one.joining(nobodys, Helpers(), tmp_path),
+            other.joining(nobodys, Helpers(), tmp_path),
+        ):
+            await trio.sleep(2.0)
+            torrent = await fetched(content({"a": noise(9 * PIECE)}), one, other, tmp_path)
+            while await torrent.neighbours():
+                await trio.sleep(0.05)
+
+
 async def test_the_swarms_size_is_the_trackers_count_as_soon_as_it_answers(tmp_path: Path) -> None:
     lesson = content({"a": noise(PIECE)})
     with trio.fail_after(30):
