@@ -29,7 +29,8 @@ class Crowd:
     nodes: int
     degree: int | None = None  # connections of a node; None: everybody meets everybody
     size: int = 16 * 2**20
-    piece: int = 256 * 2**10
+    piece: int = 64 * 2**10
+    portion: int = 256 * 2**10  # of one request to the origin; its pieces have the same first in line
     down: float = 12.5e6
     up: float = 2.5e6
     origin: float = 25e6
@@ -42,6 +43,12 @@ class Crowd:
     @property
     def pieces(self) -> int:
         return -(-self.size // self.piece)
+
+    @property
+    def heads(self) -> list[Piece]:
+        """For each piece, the first of its portion."""
+        together = self.portion // self.piece
+        return [Piece(number // together * together) for number in range(self.pieces)]
 
 
 @attrs.frozen(kw_only=True)
@@ -70,8 +77,8 @@ class _Fetch:
     """One request to the origin under way."""
 
     node: int
-    pieces: list[int]
-    left: float
+    pieces: list[int]  # still to come
+    left: float  # bytes of the first of them
     starts_s: float
 
 
@@ -97,13 +104,20 @@ class Fluid:
         self.gave = np.zeros(len(self.source))
         self.tokens = [Token(rng.bytes(8)) for _ in range(nodes)]
         self.rations = [
-            Ration(self.tokens[node], b"lesson", rng.bytes(16), began_s=float(self.joins_s[node]), rules=crowd.rules)
+            Ration(
+                self.tokens[node],
+                b"lesson",
+                rng.bytes(16),
+                portions=crowd.heads,
+                began_s=float(self.joins_s[node]),
+                rules=crowd.rules,
+            )
             for node in range(nodes)
         ]
         self.gatherings = [Gathering(has_tracker=True, audience=None, joined_s=float(at)) for at in self.joins_s]
         self.look_s = self.joins_s + crowd.wire.meet_s / 2
         self.aside = np.full((nodes, pieces), -np.inf)  # until when a piece counts as given to somebody else
-        self.given_s = np.full(pieces, -np.inf)
+        self.given_s = np.full(pieces, -np.inf)  # of each portion, by its first piece
         self.fetches: list[_Fetch] = []
         self.busy = np.zeros(nodes, dtype=bool)
         self.placed_s = np.full(pieces, np.inf)
@@ -144,17 +158,19 @@ class Fluid:
         if running:
             rate = min(crowd.origin / len(running), crowd.down) * crowd.wire.efficiency
             for each in running:
-                amount = min(each.left, rate * STEP_S)
+                amount = min(each.left + crowd.piece * (len(each.pieces) - 1), rate * STEP_S)
                 each.left -= amount
                 total += amount
-                if each.left <= 0:
-                    for piece in each.pieces:
-                        self._gain(each.node, piece, now_s)
-                        self.placed_s[piece] = min(self.placed_s[piece], now_s)
-                        self.fetching[each.node, piece] = False
+                while each.pieces and each.left <= 0:
+                    piece = each.pieces.pop(0)
+                    each.left += crowd.piece
+                    self._gain(each.node, piece, now_s)
+                    self.placed_s[piece] = min(self.placed_s[piece], now_s)
+                    self.fetching[each.node, piece] = False
+                if not each.pieces:
                     self.busy[each.node] = False
                     self.look_s[each.node] = now_s
-            self.fetches = [each for each in self.fetches if each.left > 0]
+            self.fetches = [each for each in self.fetches if each.pieces]
         self.sent.append(total)
 
     def _transfer(self, now_s: float) -> None:
@@ -246,17 +262,21 @@ class Fluid:
             )  # fmt: skip
             decision = self.rations[node].look(sight, now_s)
             self.look_s[node] = now_s + decision.look_in_s
-            for piece in decision.take:
+            for first in decision.take:
+                if self.aside[node, first] > now_s:
+                    continue  # refused just now, with the rest of its portion
+                run = [piece for piece in self.rations[node].portion(first) if piece in decision.take]
+                head = crowd.heads[first]
                 self.requests += 1
                 self.askers.add(node)
-                if crowd.has_guard and now_s - self.given_s[piece] < TURN_S:
+                if crowd.has_guard and now_s - self.given_s[head] < TURN_S:
                     self.refused += 1
-                    self.aside[node, piece] = now_s + rng.uniform(*RETRY_S)
+                    self.aside[node, run] = now_s + rng.uniform(*RETRY_S)
                     continue
-                self.given_s[piece] = now_s
-                self.fetching[node, piece] = True
+                self.given_s[head] = now_s
+                self.fetching[node, run] = True
                 self.busy[node] = True
-                self.fetches.append(_Fetch(node, [int(piece)], float(crowd.piece), now_s + crowd.wire.fetch_s))
+                self.fetches.append(_Fetch(node, list(run), float(crowd.piece), now_s + crowd.wire.fetch_s))
                 break
 
 

@@ -15,14 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeshare.layout import Piece
-from edgeshare.ration import Neighbour, Ration, Rules, Sight, Token, news_s
+from edgeshare.ration import NEARLY_ALL, Neighbour, Ration, Rules, Sight, Token, news_s
 
 Floats = NDArray[np.float64]
 
 STEP_S = 0.25  # as long as a node that is lively waits between two looks
 TURN_S = 5.0  # the origin's guard gives one range away once in that time (seeders/origin/nginx.conf)
 POOL = 4096  # tokens that neighbours are drawn from
-_NEARLY_ALL = 1.5  # hoods, up to which the ration takes its neighbours for the whole crowd (its `_share`)
 _BLOCKED_S = 0.5  # between two looks of who waits for its turn in line, and is not
 _IDLE_S = 1.0  # the same for who cannot be due yet
 _YOUNG_S = 2.0  # old: until then things change at every look
@@ -206,7 +205,7 @@ def reach(ages_s: Floats, crowds: Floats, degree: int, rules: Rules, slow_s: Flo
     """
     hoods = crowds / (degree + 1)
     slow_s = doubling_s(crowds, degree, rules) if slow_s is None else slow_s
-    share = np.where(hoods <= _NEARLY_ALL, 1.0, rules.start * 2.0 ** np.minimum(60.0, ages_s / slow_s) / hoods)
+    share = np.where(hoods <= NEARLY_ALL, 1.0, rules.start * 2.0 ** np.minimum(60.0, ages_s / slow_s) / hoods)
     news = slow_s if degree else rules.double_s
     tail = np.where(
         ages_s >= rules.tail_s,
@@ -226,7 +225,7 @@ def may_reach(age_s: float, crowd: float, neighbours: int, rules: Rules) -> floa
         return 0.0
     hoods = crowd / (neighbours + 1)
     share, slow_s = 1.0, news_s(hoods, rules)
-    if hoods > _NEARLY_ALL:
+    if hoods > NEARLY_ALL:
         share = rules.start * 2.0 ** min(60.0, age_s / slow_s) / hoods
     if age_s >= rules.tail_s:
         slow_s = slow_s if neighbours else rules.double_s  # alone, it waits for no news

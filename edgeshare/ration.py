@@ -30,6 +30,8 @@ from attrs.validators import ge
 
 from edgeshare.layout import Piece
 
+NEARLY_ALL = 1.5  # neighbourhoods, up to which a node takes its neighbours for the whole crowd
+
 Token = NewType("Token", bytes)  # what a node is called in the hashes, as long as its session lasts
 
 
@@ -71,6 +73,7 @@ class Neighbour:
     token: Token | None  # None when it is another client than edgeshare
     pieces: int  # how many it says to have
     gave: int  # bytes, to this node
+    came: bool = False  # it connected to this node, which can be reached then
     claims: AbstractSet[Piece] | None = None  # which ones; looked up only when the ration asks for it
 
 
@@ -145,7 +148,7 @@ class Ration:
         lacking, stalled = self._lacking, self._stalled(sight, now_s)
         take = self._for_readers(sight, now_s)
         if lacking:
-            self._line_up(sight.neighbours)
+            self._line_up(sight)
             reason = Reason.NOBODY_HAS_IT if sight.neighbours else Reason.ALONE
             for piece, since_s in lacking.items():
                 if piece not in take and self._is_due(piece, since_s, sight, now_s):
@@ -275,12 +278,12 @@ class Ration:
     def _share(self, neighbours: int, crowd: int, age_s: float) -> float:
         """The chance of one who is first in line in its neighbourhood; the crowd has several such."""
         hoods = crowd / (neighbours + 1)
-        if hoods <= 1.5:  # everybody sees nearly everybody
+        if hoods <= NEARLY_ALL:
             return 1.0
         return min(1.0, self.rules.start * _power(age_s, news_s(hoods, self.rules)) / hoods)
 
-    def _line_up(self, neighbours: Sequence[Neighbour]) -> None:
-        front = self._front(neighbours)
+    def _line_up(self, sight: Sight) -> None:
+        front = self._front(sight)
         if front != self._in_front:
             self._in_front = front
             self._befores = {}
@@ -297,11 +300,13 @@ class Ration:
             self._befores[head] = before
         return before
 
-    def _front(self, neighbours: Sequence[Neighbour]) -> list[tuple[Token, Hashable]]:
+    def _front(self, sight: Sight) -> list[tuple[Token, Hashable]]:
         """Those of the swarm who may go to the origin; this node is the last of the list when it is one of them."""
-        known = [(self._place(each.token)[0], each.token, each.key) for each in neighbours if each.token]
+        known = [(self._place(each.token)[0], each.token, each.key) for each in sight.neighbours if each.token]
         mine = self._place(self._token)[0]
-        size = max(self.rules.front_least, int(self.rules.front * (len(known) + 1)))
+        size = max(1, int(self.rules.front * (len(known) + 1)))
+        if sight.crowd <= NEARLY_ALL * (len(sight.neighbours) + 1):  # not those few who can be reached behind NAT
+            size = max(self.rules.front_least, size)
         nearest = sorted(known, key=lambda each: each[0])[:size]
         others = [(token, key) for place, token, key in nearest if place < mine]
         if len(others) == size:

@@ -24,7 +24,7 @@ from edgeshare.crowd import Gathering
 from edgeshare.layout import Layout, Piece
 from edgeshare.origin.client import NotFound, OriginClient, Taken, Unreachable
 from edgeshare.origin.line import Line
-from edgeshare.ration import Decision, Neighbour, Ration, Reason, Sight, Token
+from edgeshare.ration import NEARLY_ALL, Decision, Neighbour, Ration, Reason, Sight, Token
 from edgeshare.swarm.neighbours import crowd_of
 from edgeshare.swarm.torrent import SwarmError, Torrent
 
@@ -38,6 +38,7 @@ MOST_ALONE = 2 * 2**20  # bytes of one request where nobody else is there: still
 MOST_FOR_READER = 512 * 2**10  # bytes: a page's next file waits behind it, on a line of 1 Mbit/s for four seconds
 MANY = 40  # neighbours: about as many as a node has in a crowd of any size, so they tell nothing of its size
 COUNT_LASTS_S = 15.0  # the tracker's count of such a crowd, before pieces are taken by it
+FEW_LAST_S, LONGEST_COUNT_S = 1.5, 60.0  # the same where few were met: the first time, and at most
 COUNT_WITHIN_S = 1.5  # it has to answer; then the count that there is has to do
 
 
@@ -79,6 +80,7 @@ class Feed:
         self._wants_claims = False
         self._coming: set[Piece] = set()  # asked of the origin, not here yet
         self._counted_s = -float("inf")  # when the tracker was asked to count anew
+        self._counts = 0
         self._given_away: dict[Piece, float] = {}  # to somebody else, by the origin's word; until when that counts
         self._awaited_since: dict[Piece, float] = {}
         self.crowd = 1  # nodes believed to be after the same lesson, this one included
@@ -144,7 +146,7 @@ class Feed:
         found, wait_s = await due()
         if found:
             async with line.turn(self.crowd) as has_waited:
-                is_counted = line is self._lines.ration and len(self._neighbours) >= MANY and await self._count()
+                is_counted = line is self._lines.ration and await self._count()
                 if has_waited or is_counted:  # what waits in the line is not on its way: it may be here by now
                     found, wait_s = await due()
                 turn_ends = trio.current_time() + TURN_S
@@ -167,11 +169,25 @@ class Feed:
     async def _count(self) -> bool:
         """Have the swarm counted: who came early believes in a crowd as small as it was then, and takes its share.
 
-        Whether it was; not when the count before is young.
+        Who has met nobody, or few of those that the tracker counted, hears of the others with it: behind NAT nobody
+        connects to it. Whether it was; not when the count before is young, nor where the neighbours are nearly all.
         """
-        now = trio.current_time()
-        if now - self._counted_s < COUNT_LASTS_S:
+        progress, now = self._torrent.progress, trio.current_time()
+        around = len(self._neighbours) + 1
+        if around > MANY:
+            lasts_s = COUNT_LASTS_S
+        elif (
+            progress
+            and progress.tracker
+            and (around == 1 or self.crowd > NEARLY_ALL * around)
+            and not any(each.came for each in self._neighbours)
+        ):
+            lasts_s = min(FEW_LAST_S * 2.0**self._counts, LONGEST_COUNT_S)
+        else:
             return False
+        if now - self._counted_s < lasts_s:
+            return False
+        self._counts += 1
         self._counted_s = now
         self._torrent.recount()
         with trio.move_on_after(COUNT_WITHIN_S):

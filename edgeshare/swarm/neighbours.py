@@ -59,6 +59,7 @@ def neighbours(handle: lt.torrent_handle, *, claims: bool) -> tuple[Neighbour, .
             token=token_in(peer.client),
             pieces=peer.num_pieces,
             gave=peer.total_download,
+            came=not int(peer.flags) & int(lt.peer_info.local_connection),
             claims=frozenset(Piece(n) for n, has in enumerate(peer.pieces) if has) if claims else None,
         )
         for peer in handle.get_peer_info()

@@ -195,6 +195,18 @@ def test_who_never_meets_the_seeds_that_a_tracker_counts_takes_its_turn() -> Non
     assert node.look(seen, RULES.seeds_s).take
 
 
+def test_of_those_behind_nat_who_all_meet_the_same_few_not_everybody_goes_to_the_origin() -> None:
+    def takers(crowd: int) -> int:
+        taken = 0
+        for swarm in range(100):
+            seen = sight(COUNT, *(peer(8 * swarm + number) for number in range(1, 8)), crowd=crowd)
+            taken += bool(looks(ration(8 * swarm), seen, RULES.tail_s - 1).take)
+        return taken
+
+    assert takers(8) > 90
+    assert 25 < takers(24) < 50  # three of eight are the front
+
+
 # Doubt: peers that claim and give nothing
 
 
