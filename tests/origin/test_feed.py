@@ -197,6 +197,31 @@ async def test_where_neighbours_do_not_tell_the_crowds_size_it_is_counted_anew_b
         nursery.cancel_scope.cancel()
 
 
+async def test_who_met_nobody_has_the_tracker_count_again_before_it_takes_itself_for_alone(tmp_path: Path) -> None:
+    nodes = 1  # the first to come; behind NAT nobody tells it of the others
+
+    async def counting(asked: Asked, stream: trio.SocketStream) -> None:
+        await tracker(nodes)(asked, stream)
+
+    async with (
+        origin_of(LESSON, tmp_path / "origin") as origin,
+        serving(counting) as asked,
+        node(tuning={"stop_tracker_timeout": 0}) as swarm,
+        trio.open_nursery() as nursery,
+    ):
+        helpers = Helpers(trackers=(f"{asked.url}announce",))
+        torrent = await swarm.add(LESSON.info_hash, LESSON.info, LESSON.layout, tmp_path / "node", helpers)
+        await torrent.until(lambda: torrent.progress is not None and torrent.progress.tracker == nodes)
+        nodes = 10**6
+        taking = origin.feed(torrent)
+        nursery.start_soon(taking.feed.run)
+        while taking.feed.crowd < nodes:
+            await trio.sleep(0.01)
+        await trio.sleep(0.5)  # it would have taken all of it
+        assert origin.folder.asked == []
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_reader_does_not_wait_for_the_ration(tmp_path: Path) -> None:
     async with origin_of(LESSON, tmp_path / "origin") as origin, node() as swarm, trio.open_nursery() as nursery:
         torrent = await hold(swarm, LESSON, tmp_path / "node")

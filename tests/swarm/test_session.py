@@ -120,10 +120,12 @@ async def test_neighbours_are_known_by_their_tokens_and_by_what_they_claim_and_g
     (tmp_path / "one" / "b").unlink()  # so that nobody is finished, and parts
     with trio.fail_after(30):
         async with node("127.0.0.2") as one, node("127.0.0.3") as other:
-            await hold(one, lesson, tmp_path / "one")
+            asked = await hold(one, lesson, tmp_path / "one")
             torrent = await hold(other, lesson, tmp_path / "other", at(one))
             await torrent.until(lambda: len(torrent.missing()) == 1)
+            assert [each.came for each in await asked.neighbours()] == [True]
             (met,) = await torrent.neighbours(claims=True)
+            assert not met.came
             assert met.token == one.token != other.token
             assert met.claims == frozenset(range(8))
             assert met.pieces == 8
