@@ -38,7 +38,7 @@ MOST_ALONE = 2 * 2**20  # bytes of one request where nobody else is there: still
 MOST_FOR_READER = 512 * 2**10  # bytes: a page's next file waits behind it, on a line of 1 Mbit/s for four seconds
 MANY = 40  # neighbours: about as many as a node has in a crowd of any size, so they tell nothing of its size
 COUNT_LASTS_S = 15.0  # the tracker's count of such a crowd, before pieces are taken by it
-FEW_LAST_S, LONGEST_COUNT_S = 1.5, 60.0  # the same where few were met: the first time, and at most
+FEW_LAST_S, LONGEST_COUNT_S = 0.5, 60.0  # the same where few were met, since joining; and at most
 COUNT_WITHIN_S = 1.5  # it has to answer; then the count that there is has to do
 
 
@@ -175,17 +175,18 @@ class Feed:
         progress, now = self._torrent.progress, trio.current_time()
         around = len(self._neighbours) + 1
         if around > MANY:
-            lasts_s = COUNT_LASTS_S
+            counted_s, lasts_s = self._counted_s, COUNT_LASTS_S
         elif (
             progress
             and progress.tracker
             and (around == 1 or self.crowd > NEARLY_ALL * around)
             and not any(each.came for each in self._neighbours)
         ):
+            counted_s = max(self._counted_s, self._gathering.joined_s)
             lasts_s = min(FEW_LAST_S * 2.0**self._counts, LONGEST_COUNT_S)
         else:
             return False
-        if now - self._counted_s < lasts_s:
+        if now - counted_s < lasts_s:
             return False
         self._counts += 1
         self._counted_s = now

@@ -17,7 +17,17 @@ from hypothesis import strategies as st
 from edgeshare.crowd import PATIENCE_S, Gathering
 from edgeshare.layout import Layout, Piece
 from edgeshare.origin.client import OriginClient, open_origins
-from edgeshare.origin.feed import MOST_ALONE, MOST_FOR_READER, PORTION, PORTIONS, Feed, Lines, neighbours, portions
+from edgeshare.origin.feed import (
+    FEW_LAST_S,
+    MOST_ALONE,
+    MOST_FOR_READER,
+    PORTION,
+    PORTIONS,
+    Feed,
+    Lines,
+    neighbours,
+    portions,
+)
 from edgeshare.origin.line import Line
 from edgeshare.ration import Neighbour, Ration, Reason, Rules, Token
 from edgeshare.swarm.session import Helpers, Swarm
@@ -214,6 +224,7 @@ async def test_who_met_nobody_has_the_tracker_count_again_before_it_takes_itself
         await torrent.until(lambda: torrent.progress is not None and torrent.progress.tracker == nodes)
         nodes = 10**6
         taking = origin.feed(torrent)
+        await trio.sleep(FEW_LAST_S)  # a count is young for so long
         nursery.start_soon(taking.feed.run)
         while taking.feed.crowd < nodes:
             await trio.sleep(0.01)
