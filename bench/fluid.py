@@ -77,7 +77,7 @@ class _Fetch:
     """One request to the origin under way."""
 
     node: int
-    pieces: list[int]  # still to come
+    pieces: list[Piece]  # still to come
     left: float  # bytes of the first of them
     starts_s: float
 
@@ -103,12 +103,13 @@ class Fluid:
         self.piece_of = np.full(len(self.source), -1)  # what each edge carries
         self.gave = np.zeros(len(self.source))
         self.tokens = [Token(rng.bytes(8)) for _ in range(nodes)]
+        heads = crowd.heads
         self.rations = [
             Ration(
                 self.tokens[node],
                 b"lesson",
                 rng.bytes(16),
-                portions=crowd.heads,
+                portions=heads,
                 began_s=float(self.joins_s[node]),
                 rules=crowd.rules,
             )
@@ -265,8 +266,8 @@ class Fluid:
             for first in decision.take:
                 if self.aside[node, first] > now_s:
                     continue  # refused just now, with the rest of its portion
-                run = [piece for piece in self.rations[node].portion(first) if piece in decision.take]
-                head = crowd.heads[first]
+                portion = self.rations[node].portion(first)
+                run, head = [piece for piece in portion if piece in decision.take], portion[0]
                 self.requests += 1
                 self.askers.add(node)
                 if crowd.has_guard and now_s - self.given_s[head] < TURN_S:
@@ -276,7 +277,7 @@ class Fluid:
                 self.given_s[head] = now_s
                 self.fetching[node, run] = True
                 self.busy[node] = True
-                self.fetches.append(_Fetch(node, list(run), float(crowd.piece), now_s + crowd.wire.fetch_s))
+                self.fetches.append(_Fetch(node, run, float(crowd.piece), now_s + crowd.wire.fetch_s))
                 break
 
 

@@ -163,7 +163,7 @@ class Ration:
 
     def portion(self, piece: Piece) -> Sequence[Piece]:
         """The pieces that have the same first in line as `piece`, which is one of them."""
-        return self._together[self._portions[piece]] if self._portions else (piece,)
+        return self._together[self._head(piece)] if self._portions else (piece,)
 
     def leads(self, neighbours: Sequence[Neighbour], crowd: int, now_s: float) -> bool:
         """Whether this node asks the origin for what comes before all pieces, the lesson's metadata."""
@@ -176,7 +176,7 @@ class Ration:
             return False  # who was here may have gone to fetch it
         elif crowd == 1:
             return True
-        return age_s >= self.rules.hold_s + self.rules.lead_s * before and self._draw(0) < self._share(
+        return age_s >= self.rules.hold_s + self.rules.lead_s * before and self._draw(Piece(0)) < self._share(
             len(neighbours), crowd, age_s
         )
 
@@ -198,10 +198,10 @@ class Ration:
         if 1 + len(known) >= self._met * self.rules.growth:
             self._met, self._grown_s = 1 + len(known), now_s
         for each in sight.neighbours:
-            before = self._moved.get(each.key, (each.pieces, now_s))[0]
-            if before < each.pieces:
+            before = self._moved.get(each.key)
+            if before and before[0] < each.pieces:
                 self._gained_s = now_s
-            if before != each.pieces or each.key not in self._moved:
+            if not before or before[0] != each.pieces:
                 self._moved[each.key] = each.pieces, now_s
         tokens = {each.token for each in sight.neighbours if each.token}
         for gone in [token for token in self._places if token not in tokens and token != self._token]:
@@ -292,11 +292,11 @@ class Ration:
         """Those of the front who come before this node in the line for a piece; None when it is not in the front."""
         if self._in_front[-1][0] != self._token:
             return None
-        head = self._portions[piece] if self._portions else piece
+        head = self._head(piece)
         before = self._befores.get(head)
         if before is None:
-            mine = self._ticket(self._token, head)
-            before = [key for token, key in self._in_front[:-1] if self._ticket(token, head) < mine]
+            mine = self._place(self._token)[1][head]
+            before = [key for token, key in self._in_front[:-1] if self._place(token)[1][head] < mine]
             self._befores[head] = before
         return before
 
@@ -321,13 +321,13 @@ class Ration:
             place = self._places[token] = hashes[0] / 2**64, hashes[1:]
         return place
 
-    def _ticket(self, token: Token, head: Piece) -> int:
-        return self._place(token)[1][head]
+    def _head(self, piece: Piece) -> Piece:
+        """The first piece of a piece's portion, by which the hashes know all of it."""
+        return self._portions[piece] if self._portions else piece
 
-    def _draw(self, piece: int) -> float:
+    def _draw(self, piece: Piece) -> float:
         """This node's luck with a piece and its portion, from 0 up to 1; the same at every call."""
-        head = self._portions[piece] if self._portions else piece
-        return self._luck[head] / 2**64 if self._luck else _hashes(self._draws, 1)[0] / 2**64
+        return self._luck[self._head(piece)] / 2**64 if self._luck else _hashes(self._draws, 1)[0] / 2**64
 
     def _order(self, piece: Piece, reason: Reason, sight: Sight) -> tuple[float, float]:
         """Readers first, in the order of their wishes; the rest scattered, each node in an order of its own."""

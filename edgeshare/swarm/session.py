@@ -54,7 +54,7 @@ _CATEGORIES = (
     | lt.alert_category.tracker
 )
 
-MEETING_S = 60.0  # for so long who joins a content without its info dict may still be meeting others
+MEET_WITHIN_S = 60.0  # for so long who joins a content without its info dict may still be meeting others
 
 # Measured without it: up to 3 s for goodbyes to peers over uTP who are gone already.
 _PARTING: Any = {"utp_fin_resends": 0, "utp_num_resends": 1, "utp_min_timeout": 200}
@@ -300,7 +300,7 @@ class Swarm:
         dict of is joined for days, and counts only at first.
         """
         now = trio.current_time()
-        meets = any(each.has_info or now < each.began_s + MEETING_S for each in self._joinings.values())
+        meets = any(each.has_info or now < each.began_s + MEET_WITHIN_S for each in self._joinings.values())
         if meets != self._keeps_all:
             self._keeps_all = meets
             self._session.apply_settings({"close_redundant_connections": not meets})

@@ -312,12 +312,9 @@ async def test_ctrl_c_ends_a_command_without_a_traceback(
 ) -> None:
     node.is_slow = True
     async with answering(node, tmp_path) as library:
+        heeding = ["env", "--default-signal=INT"]  # also where the tests themselves run with SIGINT ignored
         asked = await trio.lowlevel.open_process(
-            [
-                "env",
-                "--default-signal=INT",
-                *command(*arguments, "--library", library),
-            ],  # not as for `nohup make test &`
+            [*heeding, *command(*arguments, "--library", library)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )

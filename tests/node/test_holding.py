@@ -20,7 +20,7 @@ from edgeshare.swarm.torrent import SwarmError
 from edgeshare.view import State
 from tests.support.content import PIECE, Content, SlowSeed, at, content, hold, node, noise
 from tests.support.disk import mounted
-from tests.support.node import QUICK, Origin, expected, holding, parts
+from tests.support.node import QUICK, Origin, complete, expected, holding, parts
 
 LESSON = content({"a/page.html": noise(5 * PIECE + 9), "empty": b"", "one": b"1"})
 PAGE, EMPTY, ONE = LESSON.layout.files
@@ -103,10 +103,6 @@ def rest(entry: FileEntry, held: Holding) -> bytes | None:
 async def streamed(held: Holding, entry: FileEntry, start: int, stop: int) -> bytes:
     async with aclosing(held.stream(entry, start, stop)) as portions:
         return b"".join([portion async for portion in portions])
-
-
-async def complete(held: Holding) -> None:
-    await held.until(lambda: held.is_complete)
 
 
 async def half(held: Holding) -> None:

@@ -8,17 +8,12 @@ import attrs
 import pytest
 import trio
 
-from edgeshare.holding import Holding
 from edgeshare.view import State
 from tests.support.content import PIECE, at, content, hold, node, noise
-from tests.support.node import QUICK, Origin, expected, holding, parts
+from tests.support.node import QUICK, Origin, complete, expected, holding, parts
 
 PATIENT = attrs.evolve(QUICK, patience_s=1.5)
 LESSON = content({"a": noise(3 * PIECE), "b": noise(3 * PIECE, 2), "empty": b""})
-
-
-async def complete(held: Holding) -> None:
-    await held.until(lambda: held.is_complete)
 
 
 async def test_a_node_that_nobody_told_who_else_is_there_waits_a_moment_and_takes_it_all(tmp_path: Path) -> None:

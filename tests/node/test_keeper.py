@@ -24,7 +24,7 @@ from edgeshare.trust import Trust, Vouched
 from edgeshare.view import State
 from tests.support.content import PIECE, Content, at, content, noise
 from tests.support.node import Origin, parts
-from tests.support.server import serving, tracker
+from tests.support.server import Tracker, serving
 
 NOW = datetime.now(UTC)
 FRACTIONS = LessonId("fractions")
@@ -115,7 +115,7 @@ def config(library: Path, **fields: Any) -> Config:
 @asynccontextmanager
 async def keeping(library: Path, origin: Origin, root: bytes = b"", **fields: Any) -> AsyncIterator[Node]:
     """A keeper on the library in `library`; by its tracker's word it is alone, so that it waits for nobody."""
-    async with serving(tracker(1)) as asked, parts(library, origin) as mine, trio.open_nursery() as nursery:
+    async with serving(Tracker(1)) as asked, parts(library, origin) as mine, trio.open_nursery() as nursery:
         swarm = attrs.evolve(fields.pop("swarm", SwarmConfig()), trackers=(f"{asked.url}announce",))
         keeper = Keeper(mine, config(library, swarm=swarm, **fields))
         await nursery.start(keeper.run)

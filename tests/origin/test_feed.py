@@ -35,7 +35,7 @@ from edgeshare.swarm.torrent import Torrent
 from tests.support.content import PIECE, Content, at, content, hold, node, noise
 from tests.support.mesh import sight
 from tests.support.publisher import Bytes, Folder
-from tests.support.server import Asked, serving, tracker
+from tests.support.server import Tracker, serving
 
 TOKEN = Token(b"12345678")
 LESSON = content({"a.html": noise(5 * PIECE + 7), "film.mp4": noise(40 * PIECE, 2), "leer.txt": b"", "z": noise(1, 3)})
@@ -180,11 +180,7 @@ async def test_where_neighbours_do_not_tell_the_crowds_size_it_is_counted_anew_b
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("edgeshare.origin.feed.MANY", 1)
-    nodes = 2
-
-    async def counting(asked: Asked, stream: trio.SocketStream) -> None:
-        await tracker(nodes)(asked, stream)
-
+    counting = Tracker(2)
     async with (
         origin_of(LESSON, tmp_path / "origin") as origin,
         node("127.0.0.2") as other,
@@ -195,12 +191,12 @@ async def test_where_neighbours_do_not_tell_the_crowds_size_it_is_counted_anew_b
         await hold(other, LESSON, tmp_path / "other")
         helpers = Helpers(trackers=(f"{asked.url}announce",), peers=(at(other),))
         torrent = await swarm.add(LESSON.info_hash, LESSON.info, LESSON.layout, tmp_path / "node", helpers)
-        await torrent.until(lambda: torrent.progress is not None and torrent.progress.tracker == nodes)
+        await torrent.until(lambda: torrent.progress is not None and torrent.progress.tracker == counting.nodes)
         await until_met(torrent, peers=1)
-        nodes = 10**6  # have come since
+        counting.nodes = 10**6  # have come since
         taking = origin.feed(torrent, token=shared(other)[0])
         nursery.start_soon(taking.feed.run)
-        while taking.feed.crowd < nodes:
+        while taking.feed.crowd < counting.nodes:
             await trio.sleep(0.01)
         await trio.sleep(1.0)  # two who see one another would have taken all of it
         assert origin.folder.asked == []
@@ -208,11 +204,7 @@ async def test_where_neighbours_do_not_tell_the_crowds_size_it_is_counted_anew_b
 
 
 async def test_who_met_nobody_has_the_tracker_count_again_before_it_takes_itself_for_alone(tmp_path: Path) -> None:
-    nodes = 1  # the first to come; behind NAT nobody tells it of the others
-
-    async def counting(asked: Asked, stream: trio.SocketStream) -> None:
-        await tracker(nodes)(asked, stream)
-
+    counting = Tracker(1)  # the first to come; behind NAT nobody tells it of the others
     async with (
         origin_of(LESSON, tmp_path / "origin") as origin,
         serving(counting) as asked,
@@ -221,12 +213,12 @@ async def test_who_met_nobody_has_the_tracker_count_again_before_it_takes_itself
     ):
         helpers = Helpers(trackers=(f"{asked.url}announce",))
         torrent = await swarm.add(LESSON.info_hash, LESSON.info, LESSON.layout, tmp_path / "node", helpers)
-        await torrent.until(lambda: torrent.progress is not None and torrent.progress.tracker == nodes)
-        nodes = 10**6
+        await torrent.until(lambda: torrent.progress is not None and torrent.progress.tracker == counting.nodes)
+        counting.nodes = 10**6
         taking = origin.feed(torrent)
         await trio.sleep(FEW_LAST_S)  # a count is young for so long
         nursery.start_soon(taking.feed.run)
-        while taking.feed.crowd < nodes:
+        while taking.feed.crowd < counting.nodes:
             await trio.sleep(0.01)
         await trio.sleep(0.5)  # it would have taken all of it
         assert origin.folder.asked == []

@@ -111,3 +111,8 @@ async def holding(
             held.drop()
         nursery.cancel_scope.cancel()
     await node.swarm.remove(wanted.info_hash)
+
+
+async def complete(held: Holding) -> None:
+    """Wait until a content is complete."""
+    await held.until(lambda: held.is_complete)

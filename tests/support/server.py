@@ -6,7 +6,7 @@ import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from urllib.parse import unquote, unquote_to_bytes
+from urllib.parse import unquote
 
 import attrs
 import trio
@@ -75,21 +75,16 @@ def always(response: bytes, *, then_close: bool = False) -> Answer:
     return answer
 
 
-def tracker(nodes: int, *, later: int | None = None) -> Answer:
-    """A tracker that knows nobody by address, and counts `nodes` in every swarm, whoever asks (BEP 3).
+@attrs.define
+class Tracker:
+    """A tracker that knows nobody by address, and counts `nodes` in every swarm, whoever asks (BEP 3)."""
 
-    Who only has it count (BEP 48) hears of `later` nodes.
-    """
+    nodes: int
 
-    async def answer(asked: Asked, stream: trio.SocketStream) -> None:
-        body = b"d8:completei0e10:incompletei%de8:intervali1800e5:peers0:e" % nodes
-        if found := re.match(r"/scrape\?info_hash=([^&]+)", asked.path):
-            counts = b"d8:completei0e10:downloadedi0e10:incompletei%dee" % (nodes if later is None else later)
-            body = b"d5:filesd20:" + unquote_to_bytes(found[1]) + counts + b"ee"
+    async def __call__(self, _: Asked, stream: trio.SocketStream) -> None:
+        body = b"d8:completei0e10:incompletei%de8:intervali1800e5:peers0:e" % self.nodes
         await stream.send_all(reply(200, body))
         await stream.aclose()
-
-    return answer
 
 
 async def drip(_: Asked, stream: trio.SocketStream) -> None:

@@ -9,7 +9,7 @@ from edgeshare.swarm.joining import Joining
 from edgeshare.swarm.session import Helpers, Swarm
 from edgeshare.swarm.torrent import Torrent
 from tests.support.content import PIECE, Content, at, content, hold, node, noise
-from tests.support.server import always, reply, serving, tracker
+from tests.support.server import Tracker, always, reply, serving
 
 
 async def meet(swarm: Joining | Torrent) -> None:
@@ -67,7 +67,7 @@ async def test_seeds_stay_connected_as_long_as_anything_is_joined_and_part_other
 async def test_seeds_part_although_something_is_joined_whose_metadata_nobody_has(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgeshare.swarm.session.MEETING_S", 0.5)
+    monkeypatch.setattr("edgeshare.swarm.session.MEET_WITHIN_S", 0.5)
     nobodys = content({"joined": noise(PIECE, 3)}).info_hash
     with trio.fail_after(30):
         async with (
@@ -85,7 +85,7 @@ async def test_seeds_part_although_something_is_joined_whose_metadata_nobody_has
 async def test_the_swarms_size_is_the_trackers_count_as_soon_as_it_answers(tmp_path: Path) -> None:
     lesson = content({"a": noise(PIECE)})
     with trio.fail_after(30):
-        async with serving(tracker(96)) as asked, node(tuning={"stop_tracker_timeout": 0}) as swarm:
+        async with serving(Tracker(96)) as asked, node(tuning={"stop_tracker_timeout": 0}) as swarm:
             helpers = Helpers(trackers=(f"{asked.url}announce",))
             async with swarm.joining(lesson.info_hash, helpers, tmp_path) as joining:
                 began_s = trio.current_time()
@@ -98,7 +98,7 @@ async def test_the_swarms_size_is_the_trackers_count_as_soon_as_it_answers(tmp_p
 async def test_a_swarm_is_counted_anew_when_that_is_asked_for(tmp_path: Path) -> None:
     lesson = content({"a": noise(PIECE)})
     with trio.fail_after(30):
-        async with serving(tracker(3)) as asked, node(tuning={"stop_tracker_timeout": 0}) as swarm:
+        async with serving(Tracker(3)) as asked, node(tuning={"stop_tracker_timeout": 0}) as swarm:
             helpers = Helpers(trackers=(f"{asked.url}announce",))
             torrent = await swarm.add(lesson.info_hash, lesson.info, lesson.layout, tmp_path, helpers)
             await torrent.until(lambda: torrent.progress is not None and torrent.progress.tracker == 3)
