@@ -267,11 +267,9 @@ class Holding:
                 await self._until_doubtful(torrent, layout)
             self._stamps = None
             self._wake()
-            if torrent.is_confused:
-                raise SwarmError(f"{layout.name}: {torrent.failure}; adding it anew")
             logger.warning("%s: %s; checking all of it", layout.name, torrent.failure)
             await self._keep(attrs.evolve(self._totals(), stamps=None, resume=None))
-            await self._until_room(layout)
+            await self._until_room(torrent, layout)
             if failures:
                 await trio.sleep(min(self._parts.pace.retry_every_s, 2.0**failures))
             failures += 1
@@ -395,10 +393,17 @@ class Holding:
                     self._stop(str(error))
             await trio.sleep(wait_s)
 
-    async def _until_room(self, layout: Layout) -> None:
-        """Wait until the disk can take what is missing."""
+    async def _until_room(self, torrent: Torrent, layout: Layout) -> None:
+        """Wait until the disk can take what is missing.
+
+        Raises:
+            SwarmError: libtorrent is confused, which may come after a write failed: until the torrent is added anew,
+                nothing of it can be read.
+        """
         pace = self._parts.pace
         while True:
+            if torrent.is_confused:
+                raise SwarmError(f"{layout.name}: {torrent.failure}; adding it anew")
             needed, free = await self._parts.library.room_for(self.info_hash, layout)
             if needed <= 0 or free >= needed + pace.spare_bytes:
                 return

@@ -381,6 +381,26 @@ async def test_a_content_that_libtorrent_is_confused_about_is_added_anew_at_once
             assert LESSON.is_at(mine.library.folder(LESSON.info_hash))
 
 
+async def test_a_confusion_that_comes_while_a_full_disk_is_waited_for_has_the_content_added_anew(
+    tmp_path: Path,
+) -> None:
+    origin = Origin(LESSON)
+    origin.most = 0  # all of it stays missing, and there never is room for it
+    pace = attrs.evolve(QUICK, spare_bytes=2**60)
+    with trio.fail_after(30):
+        async with parts(tmp_path, origin, pace=pace) as mine, holding(mine, LESSON) as held:
+            await held.until(lambda: held.torrent is not None)
+            torrent = held.torrent
+            assert torrent
+            await torrent.until(lambda: torrent.is_checked)
+            torrent.on(DiskFailed(LESSON.info_hash, "No space left on device"))
+            await held.until(lambda: held.state is State.FAILED)
+            await trio.sleep(2 * pace.retry_every_s)
+            assert held.torrent is torrent
+            torrent.on(DiskFailed(LESSON.info_hash, "v1 and v2 hashes do not agree", is_confused=True))
+            await held.until(lambda: held.torrent not in (None, torrent))
+
+
 async def test_a_write_that_fails_is_no_confusion_and_the_torrent_stays(tmp_path: Path) -> None:
     with trio.fail_after(30):
         async with parts(tmp_path, Origin(LESSON)) as mine, holding(mine, LESSON) as held:
