@@ -1,13 +1,27 @@
-"""What the repository's TUF targets are called, and what they say beside their hash: which keys sign manifests."""
+"""What edgeshare says in TUF's own metadata: catalogues as targets, the keys of their lessons, whose ids are whose.
+
+```
+timestamp              x-edgeshare-issued   when it was signed, RFC 3339
+targets                x-edgeshare          {"revoked": {<publisher>: <why>}, "revoked_keys": [<key id, hex>]}
+targets, a delegation  x-edgeshare          {"prefix": <of its lessons' ids>}; without it the prefix is empty
+a publisher's target   custom               {"edgeshare": {"lesson_keys": {<key id, hex>: {"scheme", "public"}}}}
+```
+"""
 
 from __future__ import annotations
 
+import hashlib
+from datetime import datetime
 from typing import Any
 
-from tuf.api.metadata import TargetFile
+from tuf.api.metadata import TargetFile, Targets, Timestamp
 
 from edgeshare.errors import ManifestError
+from edgeshare.publishers import Delegation, Publishers
 from edgeshare.signing import PublicKey, is_usable
+
+FIELD = "x-edgeshare"
+ISSUED = "x-edgeshare-issued"
 
 
 def target_path(catalogue: str) -> str:
@@ -46,3 +60,43 @@ def lesson_keys(target: TargetFile) -> dict[bytes, PublicKey]:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ManifestError(f"the target {target.path} does not name the keys of its lessons") from error
     return {key.id: key for key in keys if is_usable(key)}
+
+
+def issued(timestamp: Timestamp) -> datetime | None:
+    """When a timestamp was signed, aware; None when it does not say, or would have expired before."""
+    try:
+        moment = datetime.fromisoformat(timestamp.unrecognized_fields[ISSUED])
+    except (KeyError, TypeError, ValueError):
+        return None
+    return moment if moment.tzinfo is not None and moment <= timestamp.expires else None
+
+
+def publishers(targets: Targets) -> Publishers:
+    """Who may publish, by the repository's own targets role.
+
+    Raises:
+        ManifestError: what it says is not in its form.
+    """
+    said: Any = targets.unrecognized_fields.get(FIELD, {})
+    roles = (targets.delegations.roles or {}) if targets.delegations else {}
+    try:
+        found = {
+            name: Delegation(
+                prefix=_text(role.unrecognized_fields.get(FIELD, {}).get("prefix", "")),
+                epoch=hashlib.sha256(" ".join(sorted(role.keyids)).encode()).hexdigest()[:16],
+            )
+            for name, role in roles.items()
+        }
+        return Publishers(
+            delegations=found,
+            revoked={_text(name): _text(why) for name, why in said.get("revoked", {}).items()},
+            revoked_keys=frozenset(bytes.fromhex(key) for key in said.get("revoked_keys", [])),
+        )
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ManifestError(f"the targets metadata says something else than who may publish ({error})") from error
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"a {type(value).__name__} in place of text")
+    return value

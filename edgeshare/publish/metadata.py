@@ -31,6 +31,7 @@ from tuf.api.serialization.json import JSONSerializer
 from edgeshare.errors import RepositoryError
 from edgeshare.library.content import put
 from edgeshare.publish.keys import Keys
+from edgeshare.targets import ISSUED
 
 # How long each role's signature is good for. The timestamp must outlive a USB stick's journey; a timer renews it.
 LIFETIMES = {
@@ -40,7 +41,6 @@ LIFETIMES = {
     "snapshot": timedelta(days=90),
     "timestamp": timedelta(days=30),
 }
-ISSUED = "x-edgeshare-issued"  # in the timestamp: when it was signed, RFC 3339
 
 _Signed = TypeVar("_Signed", Root, Targets, Snapshot, Timestamp)
 
