@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import stat
+import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,9 +58,36 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def is_private(path: Path) -> bool:
-    """Whether nobody but its owner can read the file."""
-    return not path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO)
+def is_own(file: Path | int) -> bool:
+    """Whether the file, or descriptor, belongs to this user or to root, who may do anything anyway; to root all do."""
+    return os.geteuid() == 0 or os.stat(file).st_uid in (0, os.geteuid())
+
+
+def access_of_others(file: Path | int) -> int:
+    """What others than its owner, this user and root may do with the file, or descriptor: bits of os.R_OK and os.W_OK.
+
+    Access control lists are read too (acl(5)): systemd grants a service its credentials by one, and stat(2) then shows
+    the list's mask in place of the group's rights.
+    """
+    try:
+        entries = struct.iter_unpack("<HHI", os.getxattr(file, "system.posix_acl_access")[4:])
+    except OSError as error:
+        if error.errno not in (errno.ENODATA, errno.ENOTSUP):
+            raise
+        mode = os.stat(file).st_mode
+        return (mode >> 3 | mode) & 7
+    masked, mask, rest = 0, 7, 0
+    for tag, rights, user in entries:
+        match tag:
+            case 0x02 if user in (0, os.geteuid()):  # ACL_USER; of the tags in <linux/posix_acl.h>, 0x01 is the owner
+                pass
+            case 0x02 | 0x04 | 0x08:  # ACL_USER, ACL_GROUP_OBJ, ACL_GROUP
+                masked |= rights
+            case 0x10:  # ACL_MASK
+                mask = rights
+            case 0x20:  # ACL_OTHER
+                rest = rights
+    return masked & mask | rest
 
 
 def listen_locally(path: Path) -> trio.SocketListener:
