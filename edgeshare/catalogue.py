@@ -1,4 +1,4 @@
-"""An edition of a catalogue: the signed manifests of its lessons, and what is withdrawn.
+"""An edition of a catalogue: the signed manifests of its lessons, what is withdrawn, and what came back.
 
 The content of a catalogue is one msgpack file, itself a lesson in the swarm. Each lesson is locked twice: the file is
 committed to by the catalogue's signed manifest, and each manifest in it carries its own signature.
@@ -11,8 +11,17 @@ from collections.abc import Iterable, Mapping
 
 import attrs
 
+from edgeshare.canonical import pack, unpack
 from edgeshare.errors import EdgeshareError, ManifestError
-from edgeshare.manifest import LessonId, LessonManifest, check_text, lesson_id, pack, read_lesson, shown, unpack
+from edgeshare.manifest import (
+    LessonId,
+    LessonManifest,
+    check_text,
+    lesson_id,
+    read_lesson,
+    read_lessons,
+    shown,
+)
 from edgeshare.signing import PublicKey
 
 FILE_NAME = "catalogue.msgpack"
@@ -45,6 +54,14 @@ class Withdrawal:
 
 
 @attrs.frozen(kw_only=True)
+class Reinstatement:
+    """A lesson that was withdrawn, and may be served again."""
+
+    id: LessonId
+    since: int  # the edition that said so first
+
+
+@attrs.frozen(kw_only=True)
 class Edition:
     """What one edition of a catalogue lists."""
 
@@ -52,28 +69,31 @@ class Edition:
     number: int
     lessons: tuple[SignedLesson, ...]  # by id
     withdrawn: tuple[Withdrawal, ...]  # by id
+    reinstated: tuple[Reinstatement, ...] = ()  # by id; nothing else undoes a withdrawal
     refused: tuple[str, ...] = ()  # one line for each entry that was not admitted
 
 
 def encode_edition(edition: Edition) -> bytes:
     """The content file of `edition`."""
-    return pack(
-        {
-            "format": FORMAT,
-            "name": edition.name,
-            "edition": edition.number,
-            "lessons": [lesson.raw for lesson in sorted(edition.lessons, key=lambda lesson: lesson.manifest.id)],
-            "withdrawn": [
-                {
-                    "id": gone.id,
-                    "why": gone.why,
-                    "since": gone.since,
-                    "manifest": gone.lesson.raw if gone.lesson else b"",
-                }
-                for gone in sorted(edition.withdrawn, key=lambda gone: gone.id)
-            ],
-        }
-    )
+    fields: dict[str, object] = {
+        "format": FORMAT,
+        "name": edition.name,
+        "edition": edition.number,
+        "lessons": [lesson.raw for lesson in sorted(edition.lessons, key=lambda lesson: lesson.manifest.id)],
+        "withdrawn": [
+            {
+                "id": gone.id,
+                "why": gone.why,
+                "since": gone.since,
+                "manifest": gone.lesson.raw if gone.lesson else b"",
+            }
+            for gone in sorted(edition.withdrawn, key=lambda gone: gone.id)
+        ],
+    }
+    if edition.reinstated:
+        back = sorted(edition.reinstated, key=lambda back: back.id)
+        fields["reinstated"] = [{"id": each.id, "since": each.since} for each in back]
+    return pack(fields)
 
 
 def read_edition(raw: bytes, name: str, number: int, keys: Mapping[bytes, PublicKey]) -> Edition:
@@ -94,11 +114,14 @@ def read_edition(raw: bytes, name: str, number: int, keys: Mapping[bytes, Public
         raise ManifestError(f"the catalogue {name} has the format {shown(form)}", hint="a newer edgeshare reads it")
     if (whole["name"], whole["edition"]) != (name, number) or isinstance(whole["edition"], bool):
         raise ManifestError(f"the content of {name}, edition {number}, says that it is something else")
+    back = whole.get("reinstated", [])
+    if not isinstance(back, list):
+        raise ManifestError(f"{name} has a list of reinstated lessons that is none")
     refused: list[str] = []
     lessons: dict[LessonId, SignedLesson] = {}
-    for place, entry in enumerate(listed):
+    for place, (entry, found) in enumerate(zip(listed, read_lessons(listed, keys), strict=True)):
         try:
-            lesson = _admit(entry, name, keys)
+            lesson = _admit(entry, found, name)
         except EdgeshareError as error:
             refused.append(f"{name}, edition {number}, entry {place}: {error}")
             continue
@@ -111,6 +134,7 @@ def read_edition(raw: bytes, name: str, number: int, keys: Mapping[bytes, Public
         number=number,
         lessons=tuple(lessons.values()),
         withdrawn=tuple(_withdrawal(entry, name, number, keys) for entry in gone),
+        reinstated=tuple(_reinstatement(entry, name, number) for entry in back),
         refused=tuple(refused),
     )
 
@@ -138,13 +162,12 @@ def withdrawn(editions: Iterable[Edition]) -> dict[LessonId, Withdrawal]:
     return found
 
 
-def _admit(entry: object, name: str, keys: Mapping[bytes, PublicKey]) -> SignedLesson:
-    if not isinstance(entry, bytes):
-        raise ManifestError("it is not the bytes of a manifest")
-    manifest = read_lesson(entry, keys)
-    if name not in manifest.catalogues:
-        raise ManifestError(f"{manifest.id} does not belong into this catalogue")
-    return SignedLesson(manifest, entry)
+def _admit(entry: bytes, found: LessonManifest | EdgeshareError, name: str) -> SignedLesson:
+    if isinstance(found, EdgeshareError):
+        raise found
+    if name not in found.catalogues:
+        raise ManifestError(f"{found.id} does not belong into this catalogue")
+    return SignedLesson(found, entry)
 
 
 def _withdrawal(entry: object, name: str, number: int, keys: Mapping[bytes, PublicKey]) -> Withdrawal:
@@ -161,3 +184,14 @@ def _withdrawal(entry: object, name: str, number: int, keys: Mapping[bytes, Publ
                 raise ManifestError(f"{name}: {error}") from error
         case _:
             raise ManifestError(f"{name} has a withdrawal that is none")
+
+
+def _reinstatement(entry: object, name: str, number: int) -> Reinstatement:
+    match entry:
+        case {"id": str(back), "since": int(since)} if type(since) is int and 1 <= since <= number:
+            try:
+                return Reinstatement(id=lesson_id(back), since=since)
+            except ManifestError as error:
+                raise ManifestError(f"{name}: {error}") from error
+        case _:
+            raise ManifestError(f"{name} has a reinstatement that is none")

@@ -1,28 +1,34 @@
-"""The library's index: what this node has admitted and what it holds, in SQLite.
+"""The library's index: what this node has admitted, what it remembers and what it holds, in SQLite.
 
-Everything in it can be fetched again; losing it costs time, never a lesson's truth: contents are verified against
-their info-hash, manifests against the keys that stand beside them.
+Nearly everything in it can be fetched again; losing it costs time, never a lesson's truth: contents are verified
+against their info-hash, manifests against the keys that stand beside them. Forgotten for good is only what earlier
+editions withdrew and the newest ones are silent about.
 """
 
 from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 
 import attrs
 import msgpack
 
-from edgeshare.errors import LibraryError
+from edgeshare.admission import Changes, Gone, Version
+from edgeshare.canonical import pack, unpack
+from edgeshare.errors import LibraryError, ManifestError
 from edgeshare.library.content import Stamp
-from edgeshare.manifest import InfoHash, LessonId
+from edgeshare.manifest import MAX_MANIFEST, InfoHash, LessonId, LessonManifest, encode, structure
+from edgeshare.publishers import Delegation, Publishers
 from edgeshare.signing import PublicKey
 
 DAMAGED = "move it away: the lessons are checked and kept, the catalogue is fetched again"
-VERSION = 1  # PRAGMA user_version; a higher one was written by a newer edgeshare
+VERSION = 2  # PRAGMA user_version; a higher one was written by a newer edgeshare
 
-_SCHEMA = """
+# By the version that they bring an index to: a new one goes through all of them.
+_STEPS: Mapping[int, str] = {
+    1: """
 CREATE TABLE catalogues (
     name TEXT PRIMARY KEY,
     manifest BLOB NOT NULL,  -- the signed file
@@ -44,7 +50,31 @@ CREATE TABLE lessons (
     served BLOB,                        -- the signed manifest of the complete version
     keys BLOB
 ) STRICT;
-"""
+""",
+    2: """
+ALTER TABLE catalogues ADD COLUMN epoch TEXT;  -- of the publisher's keys when it was admitted; NULL: not known then
+CREATE TABLE publishers (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    packed BLOB NOT NULL     -- what the newest metadata said of them
+) STRICT;
+CREATE TABLE withdrawals (
+    lesson TEXT NOT NULL,
+    by TEXT NOT NULL,        -- the catalogue that withdrew it, or the publisher that was revoked, or a key of which was
+    why TEXT NOT NULL,
+    since INTEGER NOT NULL,  -- the edition
+    epoch TEXT,
+    manifest BLOB,           -- what is signed in a manifest, to name it to readers
+    PRIMARY KEY (lesson, by)
+) STRICT;
+CREATE TABLE versions (
+    lesson TEXT PRIMARY KEY,
+    number INTEGER NOT NULL, -- of the version that was admitted last
+    digest BLOB NOT NULL,    -- of what was signed
+    publisher TEXT NOT NULL,
+    epoch TEXT
+) STRICT;
+""",
+}
 
 
 @attrs.frozen(kw_only=True)
@@ -56,6 +86,7 @@ class StoredCatalogue:
     content: bytes
     keys: Mapping[bytes, PublicKey]
     admitted_at: str  # RFC 3339, UTC
+    epoch: str | None = None  # of its publisher's keys; None: not known
 
 
 @attrs.frozen(kw_only=True)
@@ -99,8 +130,8 @@ class Index:
                     raise LibraryError(what, hint="install that one")
                 self._db.execute("PRAGMA journal_mode = WAL")
                 self._db.execute("PRAGMA synchronous = FULL")
-                if version == 0:
-                    self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
+                for step in range(version + 1, VERSION + 1):
+                    self._db.executescript(f"BEGIN; {_STEPS[step]} PRAGMA user_version = {step}; COMMIT;")
             except sqlite3.Error as error:
                 raise LibraryError(f"the index {path} cannot be read ({error})", hint=DAMAGED) from error
             closing.pop_all()
@@ -111,24 +142,90 @@ class Index:
 
     def catalogues(self) -> list[StoredCatalogue]:
         """Every admitted catalogue."""
-        rows = self._db.execute("SELECT name, manifest, content, keys, admitted_at FROM catalogues ORDER BY name")
+        columns = "name, manifest, content, keys, admitted_at, epoch"
+        rows = self._db.execute(f"SELECT {columns} FROM catalogues ORDER BY name")  # noqa: S608 - our own words
         return [
-            StoredCatalogue(name=name, manifest=manifest, content=content, keys=_keys(keys), admitted_at=at)
-            for name, manifest, content, keys, at in rows
+            StoredCatalogue(
+                name=name, manifest=manifest, content=content, keys=_keys(keys), admitted_at=at, epoch=epoch
+            )
+            for name, manifest, content, keys, at, epoch in rows
         ]
 
-    def admit(self, catalogue: StoredCatalogue) -> None:
-        """Keep an edition in place of the one before."""
-        self._db.execute(
-            "INSERT OR REPLACE INTO catalogues VALUES (?, ?, ?, ?, ?)",
-            (
-                catalogue.name,
-                catalogue.manifest,
-                catalogue.content,
-                _packed_keys(catalogue.keys),
-                catalogue.admitted_at,
-            ),
+    def publishers(self) -> Publishers | None:
+        """What the newest metadata said of publishers; None when none has come yet, or it is damaged."""
+        row = self._db.execute("SELECT packed FROM publishers").fetchone()
+        return _publishers(row[0]) if row else None
+
+    def gone(self) -> list[Gone]:
+        """What was withdrawn or taken back, and has not come back."""
+        rows = self._db.execute("SELECT lesson, by, why, since, epoch, manifest FROM withdrawals")
+        return [
+            Gone(id=LessonId(lesson), by=by, why=why, since=since, epoch=epoch, lesson=_lesson(manifest))
+            for lesson, by, why, since, epoch, manifest in rows
+        ]
+
+    def versions(self) -> dict[LessonId, Version]:
+        """The version of each lesson that was admitted last."""
+        rows = self._db.execute("SELECT lesson, number, digest, publisher, epoch FROM versions")
+        return {
+            LessonId(lesson): Version(number=number, digest=digest, publisher=publisher, epoch=epoch)
+            for lesson, number, digest, publisher, epoch in rows
+        }
+
+    def admit(self, catalogue: StoredCatalogue, changes: Changes | None = None) -> None:
+        """Keep an edition in place of the one before, and what it changes besides."""
+        with self._transaction():
+            self._db.execute(
+                "INSERT OR REPLACE INTO catalogues (name, manifest, content, keys, admitted_at, epoch)"
+                " VALUES (?, ?, ?, ?, ?, ?)",
+                (
+                    catalogue.name,
+                    catalogue.manifest,
+                    catalogue.content,
+                    _packed_keys(catalogue.keys),
+                    catalogue.admitted_at,
+                    catalogue.epoch,
+                ),
+            )
+            self._change(changes or Changes())
+
+    def heed(self, changes: Changes) -> None:
+        """Keep what the newest metadata says of publishers, and what follows from it."""
+        with self._transaction():
+            self._change(changes)
+
+    def _change(self, changes: Changes) -> None:
+        db = self._db
+        db.executemany("DELETE FROM catalogues WHERE name = ?", [(name,) for name in changes.forgotten])
+        if changes.publishers is not None:
+            db.execute("INSERT OR REPLACE INTO publishers VALUES (1, ?)", (_packed_publishers(changes.publishers),))
+        db.executemany("DELETE FROM withdrawals WHERE lesson = ? AND by = ?", changes.back)
+        db.executemany(
+            "INSERT OR REPLACE INTO withdrawals VALUES (?, ?, ?, ?, ?, ?)",
+            [
+                (gone.id, gone.by, gone.why, gone.since, gone.epoch, encode(gone.lesson) if gone.lesson else None)
+                for gone in changes.gone
+            ],
         )
+        db.executemany(
+            "INSERT OR REPLACE INTO versions VALUES (?, ?, ?, ?, ?)",
+            [
+                (lesson, version.number, version.digest, version.publisher, version.epoch)
+                for lesson, version in changes.versions.items()
+            ],
+        )
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Generator[None, None, None]:
+        """All that is done inside is on the disk afterwards; after an error, or a kill, nothing of it."""
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:  # SQLite itself rolls back on a full disk
+                self._db.execute("ROLLBACK")
+            raise
 
     def torrents(self) -> list[StoredTorrent]:
         """Everything that is held, whole or in part."""
@@ -190,6 +287,40 @@ def _keys(packed: bytes) -> dict[bytes, PublicKey]:
     except (ValueError, TypeError):
         return {}
     return {key.id: key for key in keys}
+
+
+def _lesson(packed: bytes | None) -> LessonManifest | None:
+    """The manifest in a row; None, for a lesson without a name, when it has none or is damaged."""
+    try:
+        return None if packed is None else structure(unpack(packed, MAX_MANIFEST, "a manifest"), LessonManifest)
+    except ManifestError:
+        return None
+
+
+def _packed_publishers(publishers: Publishers) -> bytes:
+    return pack(
+        {
+            "delegations": {name: [each.prefix, each.epoch] for name, each in publishers.delegations.items()},
+            "revoked": dict(publishers.revoked),
+            "revoked_keys": sorted(publishers.revoked_keys),
+        }
+    )
+
+
+def _publishers(packed: bytes) -> Publishers | None:
+    """The publishers in the row; None, until the origin is heard of again, when it is damaged."""
+    try:
+        fields = msgpack.unpackb(packed)
+        return Publishers(
+            delegations={
+                str(name): Delegation(prefix=str(prefix), epoch=str(epoch))
+                for name, (prefix, epoch) in fields["delegations"].items()
+            },
+            revoked={str(name): str(why) for name, why in fields["revoked"].items()},
+            revoked_keys=frozenset(map(bytes, fields["revoked_keys"])),
+        )
+    except (AttributeError, KeyError, ValueError, TypeError):
+        return None
 
 
 def _stamps(packed: bytes | None) -> tuple[Stamp, ...] | None:

@@ -23,6 +23,7 @@ from typing import TypeVar
 import trio
 
 from edgeshare import host
+from edgeshare.admission import Changes, Memory
 from edgeshare.errors import LibraryError
 from edgeshare.hashtree import TreeHasher
 from edgeshare.layout import FileEntry, Layout
@@ -59,9 +60,22 @@ class Library:
         """What was asked for by name, and what is served."""
         return await self._indexed(self._index.lessons)
 
-    async def admit(self, catalogue: StoredCatalogue) -> None:
-        """Keep an edition; on disk when this returns."""
-        await self._indexed(lambda: self._index.admit(catalogue))
+    async def memory(self) -> Memory:
+        """What is remembered besides the catalogues and the lessons."""
+
+        def read() -> Memory:
+            gone = {(each.id, each.by): each for each in self._index.gone()}
+            return Memory(publishers=self._index.publishers(), gone=gone, versions=self._index.versions())
+
+        return await self._indexed(read)
+
+    async def admit(self, catalogue: StoredCatalogue, changes: Changes | None = None) -> None:
+        """Keep an edition, and what it changes besides; on disk when this returns, all of it or nothing."""
+        await self._indexed(lambda: self._index.admit(catalogue, changes))
+
+    async def heed(self, changes: Changes) -> None:
+        """Keep what is known of publishers, and what follows from it; on disk when this returns, all or nothing."""
+        await self._indexed(lambda: self._index.heed(changes))
 
     async def keep_torrent(self, torrent: StoredTorrent) -> None:
         """Keep what is known of one content; on disk when this returns."""

@@ -3,13 +3,16 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgeshare.canonical import pack, unpack
 from edgeshare.catalogue import (
     FORMAT,
     Edition,
+    Reinstatement,
     SignedLesson,
     Withdrawal,
     encode_edition,
@@ -18,7 +21,7 @@ from edgeshare.catalogue import (
     withdrawn,
 )
 from edgeshare.errors import ManifestError
-from edgeshare.manifest import LessonId, lesson_id, pack
+from edgeshare.manifest import LessonId, lesson_id
 from tests.core.samples import KEYS, LESSON, LESSON_FORMAT, lesson, sign_fields, signed_file
 
 NAME = "cned/6e"
@@ -45,6 +48,17 @@ def read(**changes: Any) -> Edition:
 def test_an_edition_is_read_as_it_was_written() -> None:
     whole = edition(signed("a"), signed("b", version=2), gone=(withdrawal("c", signed("c")), withdrawal("d")))
     assert read_edition(encode_edition(whole), NAME, 3, KEYS) == whole
+
+
+def test_what_came_back_is_read_as_it_was_written_and_stands_in_the_order_of_ids() -> None:
+    a, b = (Reinstatement(id=lesson_id(name), since=3) for name in "ab")
+    whole = attrs.evolve(edition(), reinstated=(a, b))
+    assert read_edition(encode_edition(whole), NAME, 3, KEYS) == whole
+    assert encode_edition(attrs.evolve(whole, reinstated=(b, a))) == encode_edition(whole)
+
+
+def test_an_edition_in_which_nothing_came_back_is_written_as_before_there_was_such_a_thing() -> None:
+    assert set(unpack(encode_edition(edition()), 1000, "it")) == {"format", "name", "edition", "lessons", "withdrawn"}
 
 
 def test_entries_stand_in_the_order_of_their_ids() -> None:
@@ -85,6 +99,13 @@ def test_no_entry_takes_the_others_down(entries: list[object]) -> None:
         {"withdrawn": [{"id": "a", "why": "x", "since": True, "manifest": b""}]},
         {"withdrawn": [{"id": "a", "why": "x", "since": 0, "manifest": b""}]},
         {"withdrawn": [{"id": "a", "why": "x", "since": 4, "manifest": b""}]},
+        {"reinstated": {}},
+        {"reinstated": [b""]},
+        {"reinstated": [{"id": "a"}]},
+        {"reinstated": [{"id": "A", "since": 1}]},
+        {"reinstated": [{"id": "a", "since": True}]},
+        {"reinstated": [{"id": "a", "since": 0}]},
+        {"reinstated": [{"id": "a", "since": 4}]},
     ],
     ids=str,
 )

@@ -4,18 +4,24 @@ import os
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
+from random import Random
 
 import attrs
+import msgpack
 import pytest
 import trio
 
+from edgeshare.admission import Changes, Gone, Memory, Version
 from edgeshare.errors import LibraryError
 from edgeshare.library.content import Stamp
 from edgeshare.library.index import VERSION, Index, StoredCatalogue, StoredLesson, StoredTorrent
 from edgeshare.library.library import open_library
 from edgeshare.manifest import LessonId
+from edgeshare.publishers import Delegation, Publishers
 from edgeshare.signing import PublicKey
+from tests.core.samples import lesson
 from tests.support.content import PIECE, content, noise
 
 KEY = PublicKey("ed25519", noise(32))
@@ -31,6 +37,16 @@ TORRENT = StoredTorrent(
 CATALOGUE = StoredCatalogue(
     name="cned/6e", manifest=b"manifest", content=b"content", keys={KEY.id: KEY}, admitted_at="2026-11-24T07:00:00Z"
 )
+GONE = Gone(
+    id=LessonId("fractions"), by="cned/6e", why="une erreur", since=3, epoch="keys", lesson=lesson(id="fractions")
+)
+PUBLISHERS = Publishers(
+    delegations={"cned": Delegation(prefix="", epoch="keys"), "lyon": Delegation(prefix="lyon-", epoch="others")},
+    revoked={"paris": "the key was stolen"},
+    revoked_keys=frozenset({KEY.id, bytes(32)}),
+)
+VERSION_3 = Version(number=3, digest=bytes(32), publisher="cned", epoch=None)
+CHANGES = Changes(publishers=PUBLISHERS, gone=(GONE,), versions={LessonId("fractions"): VERSION_3})
 WISH = StoredLesson(id=LessonId("fractions"), wanted=True, served=None, keys={KEY.id: KEY})
 
 
@@ -47,6 +63,171 @@ def test_the_index_gives_back_what_it_was_given_also_after_it_was_closed(tmp_pat
     index.drop_lesson(WISH.id)
     assert (index.torrents(), index.lessons()) == ([], [])
     index.close()
+
+
+def remembered(index: Index) -> Memory:
+    gone = {(each.id, each.by): each for each in index.gone()}
+    return Memory(publishers=index.publishers(), gone=gone, versions=index.versions())
+
+
+def test_the_index_remembers_what_a_step_of_admission_changed(tmp_path: Path) -> None:
+    index = Index(tmp_path / "index.sqlite")
+    assert remembered(index) == Memory()
+    epoch = attrs.evolve(CATALOGUE, epoch="keys")
+    unnamed = attrs.evolve(GONE, by="lyon", since=0, epoch=None, lesson=None)
+    index.admit(epoch, CHANGES)
+    index.heed(Changes(gone=(unnamed,)))
+    index.close()
+    index = Index(tmp_path / "index.sqlite")
+    assert index.catalogues() == [epoch]
+    both = {(GONE.id, "cned/6e"): GONE, (GONE.id, "lyon"): unnamed}
+    assert remembered(index) == Memory(publishers=PUBLISHERS, gone=both, versions=dict(CHANGES.versions))
+    index.heed(Changes(forgotten=frozenset({"cned/6e"}), back=((GONE.id, "cned/6e"),)))
+    assert (index.catalogues(), index.gone(), index.publishers()) == ([], [unnamed], PUBLISHERS)
+    index.close()
+
+
+def test_a_step_that_fails_half_way_changes_nothing(tmp_path: Path) -> None:
+    index = Index(tmp_path / "index.sqlite")
+    unwritable = attrs.evolve(CHANGES, versions={GONE.id: attrs.evolve(VERSION_3, number=2**70)})
+    with pytest.raises(OverflowError):
+        index.admit(CATALOGUE, unwritable)
+    with pytest.raises(OverflowError):
+        index.heed(unwritable)
+    assert (index.catalogues(), remembered(index)) == ([], Memory())
+    index.admit(CATALOGUE, CHANGES)  # and the next one is kept
+    index.close()
+    index = Index(tmp_path / "index.sqlite")
+    assert (index.catalogues(), index.gone()) == ([CATALOGUE], [GONE])
+    index.close()
+
+
+def test_a_kill_in_the_middle_of_a_step_leaves_what_was_before(tmp_path: Path) -> None:
+    index = Index(tmp_path / "index.sqlite")
+    index.admit(CATALOGUE)
+    index.close()
+    cut = (
+        "import os, signal, sys; from pathlib import Path; from edgeshare.library.index import Index;"
+        "index = Index(Path(sys.argv[1]));"
+        "step = index._transaction(); step.__enter__();"
+        "index._db.execute('DELETE FROM catalogues');"
+        "index._db.execute('INSERT INTO withdrawals VALUES (?, ?, ?, ?, ?, ?)', ('a', 'b', 'c', 1, None, None));"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    killed = subprocess.run([sys.executable, "-c", cut, str(tmp_path / "index.sqlite")], check=False, timeout=60)
+    assert killed.returncode < 0
+    index = Index(tmp_path / "index.sqlite")
+    assert (index.catalogues(), index.gone()) == ([CATALOGUE], [])
+    index.close()
+
+
+ADMITTING = """
+import sys
+from itertools import count
+from pathlib import Path
+from edgeshare.admission import Changes, Gone, Version
+from edgeshare.library.index import Index, StoredCatalogue
+
+index = Index(Path(sys.argv[1]))
+print("ready", flush=True)
+for number in count(int(sys.argv[2])):
+    catalogue = StoredCatalogue(
+        name="cned/6e", manifest=b"%d" % number, content=bytes(100_000), keys={}, admitted_at="", epoch=str(number)
+    )
+    gone = Gone(id="a", by="cned/6e", why="why", since=number)
+    version = Version(number=number, digest=b"", publisher="cned", epoch=None)
+    index.admit(catalogue, Changes(gone=(gone,), versions={"a": version}))
+"""
+
+
+@pytest.mark.whole
+def test_a_kill_at_any_moment_leaves_one_edition_with_all_that_it_brought(tmp_path: Path) -> None:
+    path, rng = tmp_path / "index.sqlite", Random(1)
+    reached = 0
+    for _ in range(50):
+        command = [sys.executable, "-c", ADMITTING, str(path), str(reached + 1)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as admitting:
+            assert admitting.stdout
+            admitting.stdout.readline()
+            time.sleep(rng.uniform(0, 0.05))  # any moment: each step takes some milliseconds
+            admitting.kill()
+        index = Index(path)
+        if catalogues := index.catalogues():
+            (catalogue,), (gone,), (version,) = catalogues, index.gone(), index.versions().values()
+            number = int(catalogue.manifest)
+            assert (catalogue.epoch, gone.since, version.number) == (str(number), number, number)
+            assert number >= reached
+            reached = number
+        index.close()
+    assert reached > 0
+
+
+FIRST_SCHEMA = """
+CREATE TABLE catalogues (
+    name TEXT PRIMARY KEY,
+    manifest BLOB NOT NULL,
+    content BLOB NOT NULL,
+    keys BLOB NOT NULL,
+    admitted_at TEXT NOT NULL
+) STRICT;
+CREATE TABLE torrents (
+    info_hash BLOB PRIMARY KEY,
+    info BLOB NOT NULL,
+    resume BLOB,
+    stamps BLOB,
+    origin_bytes INTEGER NOT NULL DEFAULT 0,
+    peer_bytes INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE TABLE lessons (
+    id TEXT PRIMARY KEY,
+    wanted INTEGER NOT NULL DEFAULT 0,
+    served BLOB,
+    keys BLOB
+) STRICT;
+PRAGMA user_version = 1;
+"""
+
+
+def test_an_index_of_the_first_version_is_read_and_goes_on(tmp_path: Path) -> None:
+    """The statements are those of edgeshare before there were publishers."""
+    path = tmp_path / "index.sqlite"
+    keys = msgpack.packb([[KEY.scheme, KEY.public]])
+    stamps = msgpack.packb([[3, 2**62, 2**40], [0, 1, 1]])
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.executescript(FIRST_SCHEMA)
+        first = (CATALOGUE.name, CATALOGUE.manifest, CATALOGUE.content, keys, CATALOGUE.admitted_at)
+        db.execute("INSERT INTO catalogues VALUES (?, ?, ?, ?, ?)", first)
+        torrent = (TORRENT.info_hash, TORRENT.info, TORRENT.resume, stamps, 1, 2)
+        db.execute("INSERT INTO torrents VALUES (?, ?, ?, ?, ?, ?)", torrent)
+        db.execute("INSERT INTO lessons VALUES (?, ?, ?, ?)", (WISH.id, 1, None, keys))
+    db.close()
+    for _ in range(2):  # the second time it is one of this version
+        index = Index(path)
+        assert (index.catalogues(), index.torrents(), index.lessons()) == ([CATALOGUE], [TORRENT], [WISH])
+        index.close()
+    index = Index(path)
+    assert remembered(index) == Memory()
+    index.admit(attrs.evolve(CATALOGUE, epoch="keys"), CHANGES)
+    assert index.catalogues()[0].epoch == "keys"
+    assert index.gone() == [GONE]
+    index.close()
+
+
+def test_damaged_names_and_publishers_count_as_unknown(tmp_path: Path) -> None:
+    path = tmp_path / "index.sqlite"
+    index = Index(path)
+    index.heed(CHANGES)
+    index.close()
+    for damage in (b"\x93\xc1", b"\xff\xff", b"", b"\x80", b"\x91\x93\x01\x02"):
+        with sqlite3.connect(path) as db:
+            db.execute("UPDATE publishers SET packed = ?", (damage,))
+            db.execute("UPDATE withdrawals SET manifest = ?", (damage,))
+        db.close()
+        index = Index(path)
+        assert index.publishers() is None
+        assert index.gone() == [attrs.evolve(GONE, lesson=None)]
+        index.close()
 
 
 def test_an_index_of_a_newer_edgeshare_is_refused_and_left_as_it_is(tmp_path: Path) -> None:

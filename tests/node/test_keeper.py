@@ -1,7 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -9,25 +8,23 @@ from typing import Any
 import attrs
 import pytest
 import trio
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from edgeshare import vocabulary
-from edgeshare.catalogue import FILE_NAME, Edition, SignedLesson, encode_edition
-from edgeshare.config import CatalogueName, Config, SwarmConfig
+from edgeshare.catalogue import SignedLesson
+from edgeshare.config import CatalogueName, SwarmConfig
 from edgeshare.errors import LibraryError, ManifestError, TrustError
-from edgeshare.holding import Parts
-from edgeshare.keeper import AT_ONCE, Keeper
-from edgeshare.manifest import CatalogueManifest, LessonId, LessonManifest
+from edgeshare.keeper import AT_ONCE
+from edgeshare.manifest import LessonId
 from edgeshare.publish.keys import Keys
 from edgeshare.publish.repository import create_repository, open_repository
 from edgeshare.swarm.torrent import SwarmError
-from edgeshare.trust import Trust, Vouched
 from edgeshare.view import State
-from tests.support.content import PIECE, Content, at, content, noise
-from tests.support.node import Origin, parts
-from tests.support.server import Tracker, serving
+from tests.support.content import PIECE, at, content, noise
+from tests.support.keeping import FRACTIONS, Desk, keeping
+from tests.support.node import Origin
 
 NOW = datetime.now(UTC)
-FRACTIONS = LessonId("fractions")
 OLD = {"index.html": noise(2 * PIECE, 1)}
 NEW = {"index.html": noise(2 * PIECE, 2), "more.html": b"more"}
 DESCRIPTION = """
@@ -72,55 +69,6 @@ class Publisher:
         with open_repository(self.origin.repository, self._keys) as repository:
             repository.withdraw(lesson, why)
             repository.release(NOW)
-
-
-@attrs.frozen
-class Node:
-    """A keeper at work, and how it hears of news."""
-
-    keeper: Keeper
-    parts: Parts
-    trust: Trust
-
-    async def hear(self, *names: str) -> None:
-        """Ask the origin what is newest, and admit it."""
-        refreshed = await self.trust.refresh(names or ("cned/6e",))
-        for vouched in refreshed.catalogues.values():
-            await self.keeper.admit(vouched)
-
-    async def until(self, state: State, lesson: LessonId = FRACTIONS, *, version: int = 1) -> None:
-        """Wait until a lesson's shown version is in `state`."""
-        while not (view := self.keeper.lesson(lesson)) or (view.state, view.manifest.version) != (state, version):
-            with trio.move_on_after(0.2):
-                await self.keeper.change()
-
-    async def text(self, path: str = "index.html", lesson: LessonId = FRACTIONS) -> bytes:
-        """A file of a lesson, as a reader gets it."""
-        async with self.keeper.read(lesson) as opened:
-            entry = opened.file(path)
-            assert entry
-            async with aclosing(opened.stream(entry, 0, entry.size)) as portions:
-                return b"".join([portion async for portion in portions])
-
-    def contents(self) -> set[str]:
-        """The contents whose files are on the disk, in hex."""
-        return {path.name for path in (self.parts.library.root / "content").iterdir()}
-
-
-def config(library: Path, **fields: Any) -> Config:
-    usual: dict[str, Any] = {"follow": (CatalogueName("cned/6e"),)}
-    return Config(origins=("http://origin.example/",), root=library / "root.json", library=library, **(usual | fields))
-
-
-@asynccontextmanager
-async def keeping(library: Path, origin: Origin, root: bytes = b"", **fields: Any) -> AsyncIterator[Node]:
-    """A keeper on the library in `library`; by its tracker's word it is alone, so that it waits for nobody."""
-    async with serving(Tracker(1)) as asked, parts(library, origin) as mine, trio.open_nursery() as nursery:
-        swarm = attrs.evolve(fields.pop("swarm", SwarmConfig()), trackers=(f"{asked.url}announce",))
-        keeper = Keeper(mine, config(library, swarm=swarm, **fields))
-        await nursery.start(keeper.run)
-        yield Node(keeper, mine, Trust(library / "trust", root, mine.origins))
-        nursery.cancel_scope.cancel()
 
 
 async def test_a_followed_lesson_becomes_complete_and_is_read(tmp_path: Path) -> None:
@@ -170,13 +118,13 @@ async def test_the_old_version_is_served_until_the_new_one_is_whole_and_then_goe
             await node.hear()
             await node.until(State.COMPLETE)
             new = cned.publish("fractions", NEW)
-            cned.origin.withheld = {new}
+            cned.origin.unknown = {new}
             await node.hear()
             view = node.keeper.lesson(FRACTIONS)
             assert view
             assert (view.state, view.manifest.version, view.next_version) == (State.COMPLETE, 1, 2)
             assert await node.text() == OLD["index.html"]
-            cned.origin.withheld = set()
+            cned.origin.unknown = set()
             await node.until(State.COMPLETE, version=2)
             assert await node.text() == NEW["index.html"]
             while old in node.contents():
@@ -320,45 +268,9 @@ async def test_who_mistypes_a_lesson_is_told_the_nearest(tmp_path: Path) -> None
             assert node.keeper.lesson(LessonId("zzz")) is None
 
 
-class Desk:
-    """Where editions are signed by hand, also such as no publisher's tool would make."""
-
-    def __init__(self, folder: Path, origin: Origin) -> None:
-        self._keys = Keys(folder)
-        self._keys.make("cned", "cned-lessons")
-        self._origin = origin
-
-    def sign(self, thing: Content, lesson: str = "fractions", **fields: Any) -> SignedLesson:
-        usual: dict[str, Any] = {
-            "version": 1,
-            "title": lesson,
-            "language": "fr",
-            "levels": ("6e",),
-            "subjects": ("mathematiques",),
-            "description": "",
-            "licence": "CC-BY-SA-4.0",
-            "start": "index.html",
-            "publisher": "cned",
-            "info_hash": thing.info_hash,
-            "size": thing.size,
-            "files": len(thing.files),
-            "audience": 1,
-        }
-        manifest = LessonManifest(id=LessonId(lesson), **(usual | fields))
-        return SignedLesson(manifest, self._keys.sign_manifest("cned", manifest))
-
-    def edition(self, *lessons: SignedLesson, number: int = 1, name: str = "cned/6e", body: bytes = b"") -> Vouched:
-        edition = Edition(name=name, number=number, lessons=lessons, withdrawn=())
-        whole = content({FILE_NAME: body or encode_edition(edition)}, name=name.replace("/", "-"))
-        self._origin.publish(whole)
-        manifest = CatalogueManifest(name=name, edition=number, info_hash=whole.info_hash, size=whole.size, issued=NOW)
-        key = self._keys.lesson_key("cned")
-        return Vouched(manifest=manifest, raw=self._keys.sign_manifest("cned", manifest), keys={key.id: key})
-
-
 async def test_lessons_that_cannot_be_fetched_do_not_keep_the_others_waiting(tmp_path: Path) -> None:
     origin = Origin()
-    desk = Desk(tmp_path / "keys", origin)
+    desk = Desk(origin)
     signed: list[SignedLesson] = []
     for n in range(AT_ONCE + 2):
         thing = content({"index.html": noise(100, n)})
@@ -382,7 +294,7 @@ async def test_lessons_that_cannot_be_fetched_do_not_keep_the_others_waiting(tmp
 
 async def test_a_catalogue_whose_content_is_no_edition_is_refused_and_the_one_before_stands(tmp_path: Path) -> None:
     origin = Origin()
-    desk = Desk(tmp_path / "keys", origin)
+    desk = Desk(origin)
     good = content(OLD)
     origin.publish(good)
     with trio.fail_after(30):
@@ -404,7 +316,7 @@ async def test_a_catalogue_whose_content_is_no_edition_is_refused_and_the_one_be
 
 async def test_an_edition_that_is_given_up_for_the_next_leaves_nothing_behind(tmp_path: Path) -> None:
     origin = Origin()
-    desk = Desk(tmp_path / "keys", origin)
+    desk = Desk(origin)
     slow = desk.edition(number=1)
     origin.withheld = {slow.manifest.info_hash.hex()}
     with trio.fail_after(30):
@@ -418,7 +330,7 @@ async def test_an_edition_that_is_given_up_for_the_next_leaves_nothing_behind(tm
 
 async def test_a_served_lesson_is_known_after_a_restart_by_the_keys_that_signed_it(tmp_path: Path) -> None:
     origin = Origin()
-    before, after = Desk(tmp_path / "keys", origin), Desk(tmp_path / "newer keys", origin)
+    before, after = Desk(origin), Desk(origin, private=Ed25519PrivateKey.generate())
     old, new = content(OLD), content(NEW)
     origin.publish(old)
     origin.publish(new)
@@ -429,7 +341,7 @@ async def test_a_served_lesson_is_known_after_a_restart_by_the_keys_that_signed_
             await node.keeper.admit(before.edition(before.sign(old, levels=levels)))
             await node.until(State.COMPLETE)
             # the other catalogue's next edition comes with newer keys, before this one's does
-            newer = after.edition(after.sign(new, levels=levels, version=2), name="cned/5e")
+            newer = after.edition(after.sign(new, levels=levels, version=2), level="5e")
             await node.keeper.admit(newer)
             await node.until(State.COMPLETE, version=2)
             (stored,) = await node.parts.library.lessons()
@@ -438,7 +350,7 @@ async def test_a_served_lesson_is_known_after_a_restart_by_the_keys_that_signed_
 
 async def test_a_content_that_was_dropped_can_be_wanted_again_at_once(tmp_path: Path) -> None:
     origin = Origin()
-    desk = Desk(tmp_path / "keys", origin)
+    desk = Desk(origin)
     thing = content({"index.html": noise(40 * PIECE)})
     origin.publish(thing)
     with trio.fail_after(30):
@@ -453,7 +365,7 @@ async def test_a_content_that_was_dropped_can_be_wanted_again_at_once(tmp_path: 
 
 async def test_what_the_index_tells_wrongly_is_waited_for_anew(tmp_path: Path) -> None:
     origin = Origin()
-    desk = Desk(tmp_path / "keys", origin)
+    desk = Desk(origin)
     good = content(OLD)
     origin.publish(good)
     vouched = desk.edition(desk.sign(good))
