@@ -19,8 +19,9 @@ from edgeshare.control import serve_control
 from edgeshare.errors import ConfigError, TrustError
 from edgeshare.follow import Follower
 from edgeshare.holding import Parts
+from edgeshare.holdings import Reading
 from edgeshare.httpd import server
-from edgeshare.keeper import Keeper, Reading
+from edgeshare.keeper import Keeper
 from edgeshare.library.library import open_library
 from edgeshare.manifest import LessonId
 from edgeshare.origin.client import open_origins
@@ -43,6 +44,7 @@ class RunningNode:
     config: Config
     parts: Parts
     keeper: Keeper
+    trust: Trust
     follower: Follower
 
     def lessons(self) -> tuple[LessonView, ...]:
@@ -76,7 +78,7 @@ class RunningNode:
                     edition=admitted.manifest.edition if admitted else None,
                     issued=admitted.manifest.issued if admitted else None,
                     lessons=len(admitted.edition.lessons) if admitted else 0,
-                    trouble=self.follower.catalogue_trouble.get(name),
+                    trouble=self.follower.catalogue_trouble.get(name) or (admitted.trouble if admitted else None),
                 )
             )
         return NodeStatus(
@@ -84,8 +86,11 @@ class RunningNode:
             profile=self.config.profile,
             catalogues=tuple(catalogues),
             lessons=self.keeper.states(),
-            expires=self.follower.expires,
-            is_fresh=self.follower.is_fresh(),
+            freshness=self.trust.freshness(),
+            warning=self.trust.freshness().warning(now),
+            refusals=tuple(self.trust.notes),
+            refused=dict(self.trust.refused),
+            metadata_versions=self.trust.versions(),
             trouble=self.follower.trouble or self.parts.origins.last_error,
             origin_bytes=dict(self.parts.origins.received),
             peer_bytes=traffic.from_peers,
@@ -113,8 +118,9 @@ async def run_node(config: Config, *, task_status: trio.TaskStatus[Endpoint] = t
         swarm = await stack.enter_async_context(open_swarm(config.swarm, rng=rng))
         parts = Parts(library, swarm, origins, Lines(), rng)
         keeper = Keeper(parts, config)
-        follower = Follower(Trust(config.library / "trust", root, origins), keeper, config, rng)
-        node = RunningNode(config, parts, keeper, follower)
+        trust = Trust(config.library / "trust", root, origins)
+        follower = Follower(trust, keeper, config, rng)
+        node = RunningNode(config, parts, keeper, trust, follower)
         async with trio.open_nursery() as nursery:
             await nursery.start(keeper.run)
             await nursery.start(serve_control, node, config.library)

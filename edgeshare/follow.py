@@ -11,8 +11,10 @@ import trio
 
 from edgeshare.config import Config
 from edgeshare.errors import EdgeshareError, OriginError
+from edgeshare.freshness import Clock
 from edgeshare.keeper import Keeper
 from edgeshare.origin.backoff import delay
+from edgeshare.publishers import Publishers
 from edgeshare.trust import Trust, Vouched
 
 logger = logging.getLogger(__name__)
@@ -24,7 +26,7 @@ class Follower:
     def __init__(self, trust: Trust, keeper: Keeper, config: Config, rng: Random) -> None:
         self.trouble: str | None = None  # what the last attempt met; None when it went well
         self.catalogue_trouble: dict[str, str] = {}
-        self.expires: datetime | None = trust.expires()
+        self._warned: tuple[bool, Clock] = True, Clock.PLAUSIBLE
         self._trust = trust
         self._keeper = keeper
         self._config = config
@@ -35,10 +37,6 @@ class Follower:
     def names(self) -> tuple[str, ...]:
         """The catalogues that are followed or shown, each once."""
         return tuple(dict.fromkeys([*self._config.follow, *self._config.show]))
-
-    def is_fresh(self) -> bool:
-        """Whether the metadata that was accepted last has not expired."""
-        return self.expires is not None and datetime.now(UTC) < self.expires
 
     async def run(self) -> None:
         """Refresh and admit until cancelled."""
@@ -54,19 +52,19 @@ class Follower:
                 else:
                     failures = 0
                     self._report(None)
-                    self.expires = refreshed.expires
-                    self._say({name: f"the repository has no catalogue {name}" for name in refreshed.unpublished})
+                    self._say({name: _absence(name, refreshed.publishers) for name in refreshed.unpublished})
                     self._say(refreshed.refused)
+                    await self._keeper.heed(refreshed.publishers, refreshed.catalogues)
                     self._admit(nursery, refreshed.catalogues)
                     # a crowd that started together should not come back together
                     wait_s = self._config.refresh_every_s * (0.75 + self._rng.random() / 2)
+                self._warn()
                 await trio.sleep(wait_s)
 
     def _admit(self, nursery: trio.Nursery, catalogues: Mapping[str, Vouched]) -> None:
         """Fetch the new editions side by side; one that is still under way is given up for the newer one."""
         for name, vouched in catalogues.items():
-            admitted = self._keeper.admitted.get(name)
-            if admitted and admitted.manifest == vouched.manifest:
+            if self._keeper.stands_on(vouched):
                 self.catalogue_trouble.pop(name, None)
                 continue
             if before := self._underway.get(name):
@@ -96,6 +94,14 @@ class Follower:
                 logger.error("%s: %s", name, trouble)
             self.catalogue_trouble[name] = trouble
 
+    def _warn(self) -> None:
+        """Log, where it is new, that nothing new can be accepted, or that the clock is wrong."""
+        freshness = self._trust.freshness()
+        state = freshness.is_fresh, freshness.clock
+        if state != self._warned and (warning := freshness.warning(datetime.now(UTC))):
+            logger.warning("%s", warning)
+        self._warned = state
+
     def _report(self, trouble: str | None, error: EdgeshareError | None = None) -> None:
         """Log what changed, once."""
         if trouble != self.trouble:
@@ -104,3 +110,11 @@ class Follower:
             else:
                 logger.log(logging.WARNING if isinstance(error, OriginError) else logging.ERROR, "%s", trouble)
         self.trouble = trouble
+
+
+def _absence(catalogue: str, publishers: Publishers) -> str:
+    """Why the repository has no catalogue of this name."""
+    publisher = catalogue.partition("/")[0]
+    if publisher in publishers.revoked:
+        return f"its publisher {publisher} was revoked: {publishers.revoked[publisher]}"
+    return f"the repository has no catalogue {catalogue}"

@@ -17,6 +17,7 @@ from typing import Any
 from tuf.api.metadata import TargetFile, Targets, Timestamp
 
 from edgeshare.errors import ManifestError
+from edgeshare.manifest import check_text
 from edgeshare.publishers import Delegation, Publishers
 from edgeshare.signing import PublicKey, is_usable
 
@@ -89,7 +90,7 @@ def publishers(targets: Targets) -> Publishers:
         }
         return Publishers(
             delegations=found,
-            revoked={_text(name): _text(why) for name, why in said.get("revoked", {}).items()},
+            revoked={_text(name): _reason(why) for name, why in said.get("revoked", {}).items()},
             revoked_keys=frozenset(bytes.fromhex(key) for key in said.get("revoked_keys", [])),
         )
     except (AttributeError, TypeError, ValueError) as error:
@@ -100,3 +101,11 @@ def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"a {type(value).__name__} in place of text")
     return value
+
+
+def _reason(value: object) -> str:
+    """Why a publisher was revoked, for readers; as a withdrawal's."""
+    text = _text(value)
+    check_text("the reason of a revocation", text, 1, 500)
+    text.encode()  # a lone surrogate cannot be written
+    return text

@@ -1,43 +1,61 @@
 """Which keys count and what is newest: python-tuf's client behind async calls.
 
-A refresh is all or nothing for us: a catalogue is taken only from an updater that has just refreshed whole, never from
-what an earlier one left on the disk. Freshness is a value: when the metadata has expired, what was admitted before is
-still read and seeded; nothing new is taken.
+- A refresh is all or nothing for us: a catalogue is taken only from an updater that has just refreshed whole, never
+  from what an earlier one left on the disk.
+- Mirrors are untrusted transport. Every one is asked for the next root and for the timestamp, so that none can hide a
+  rotation or hold a node at an old edition; of several timestamps the highest that verifies wins. After something is
+  refused, another round follows without the mirror that sent it; if that round goes better, and no honest mirror could
+  have sent such a thing, it is set aside.
+- Freshness is a value (`freshness.py`): when the metadata has expired, what was admitted before is still read and
+  seeded; nothing new is taken.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+import hashlib
+import logging
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from typing import TypeVar
 
 import attrs
 import trio
 from tuf.api.exceptions import (
-    BadVersionNumberError,
     DownloadError,
     DownloadHTTPError,
     DownloadLengthMismatchError,
-    ExpiredMetadataError,
     RepositoryError,
-    UnsignedMetadataError,
 )
-from tuf.api.metadata import Metadata, Root
-from tuf.api.serialization import DeserializationError
-from tuf.ngclient import Updater, UpdaterConfig
-from tuf.ngclient.fetcher import FetcherInterface
+from tuf.api.metadata import Metadata, Root, TargetFile, Targets
+from tuf.ngclient import Updater
 
+from edgeshare import RELEASED, trusted
 from edgeshare.errors import LibraryError, ManifestError, OriginError, TrustError
+from edgeshare.freshness import Freshness, Held, judge
 from edgeshare.manifest import CatalogueManifest, read_catalogue
-from edgeshare.origin.client import NotFound, OriginClient
+from edgeshare.origin.client import OriginClient
+from edgeshare.publishers import Publishers
+from edgeshare.refusals import LIES, MetadataRefused, Refusal, RefusalNote, explain
 from edgeshare.signing import PublicKey
-from edgeshare.targets import hashed_target, lesson_keys, target_path
+from edgeshare.sources import CONFIG, METADATA_URL, TARGETS_URL, MirrorFetcher, Places
+from edgeshare.targets import lesson_keys, publishers, target_path
 
-_BASE = "https://repository.invalid/"  # the updater wants URLs; ours are paths, and the client knows the mirrors
 REFRESH_S = 120.0  # for a whole refresh: a server that drips a byte a second must not hold the node for ever
-_MAX_FILE = 5_000_000  # bytes; the updater's own limit for targets, its others are lower
-_ROLES = ("root", "timestamp", "snapshot", "targets")
+_NOTES = 20  # refusals that are kept for `status`
+_SAVE_EVERY = timedelta(hours=6)  # the time of the last refresh; what a refresh brought is saved at once
+
+_AT_THE_TOP = Places()
+
+_T = TypeVar("_T")
+
+logger = logging.getLogger(__name__)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 @attrs.frozen(kw_only=True)
@@ -55,127 +73,253 @@ class Refreshed:
 
     catalogues: Mapping[str, Vouched]
     unpublished: tuple[str, ...]  # asked for, and not in the repository
-    refused: Mapping[str, str]  # catalogues whose manifest cannot be right, each with the reason in one line
-    expires: datetime  # when the newest metadata stops being fresh
+    refused: Mapping[str, str]  # catalogues whose edition cannot be taken, each with the reason in one line
+    publishers: Publishers = attrs.field(factory=Publishers)
+
+
+class Newest:
+    """The repository's newest metadata, verified whole a moment ago; for use in the updater's thread."""
+
+    def __init__(self, updater: Updater, fetcher: MirrorFetcher, folder: Path) -> None:
+        self._updater = updater
+        self._fetcher = fetcher
+        self._folder = folder
+
+    def target(self, path: str) -> TargetFile | None:
+        """The target of this path, from the most trusted role that has it; None when none has.
+
+        Raises:
+            RepositoryError: the metadata of a role is refused.
+            DownloadError: it cannot be had.
+        """
+        return self._updater.get_targetinfo(path)
+
+    def content(self, target: TargetFile) -> bytes:
+        """The bytes of a target of this very refresh.
+
+        Raises:
+            RepositoryError: what came is something else.
+            DownloadError: it cannot be had.
+        """
+        file = self._folder / "target"
+        self._updater.download_target(target, filepath=str(file))
+        raw = file.read_bytes()
+        file.unlink()
+        return raw
+
+    def publishers(self) -> Publishers:
+        """Who may publish.
+
+        Raises:
+            ManifestError: the targets role does not say it in its form.
+        """
+        return publishers(Metadata[Targets].from_file(str(self._folder / "targets.json")).signed)
+
+    def give_up(self, error: DownloadHTTPError | DownloadLengthMismatchError | RepositoryError) -> str:
+        """Do without a file that no mirror has as it should be; why, in one line.
+
+        Raises:
+            DownloadError, RepositoryError: there is another mirror to ask.
+        """
+        if not self._fetcher.is_last:
+            raise error
+        self._fetcher.given_up.add(self._fetcher.path)
+        if isinstance(error, DownloadHTTPError):
+            return f"an update is announced, and not complete yet: {error}"
+        return f"{self._fetcher.path} is refused, {explain(error)[1]}"
 
 
 class Trust:
     """The trusted metadata in one folder, begun from one root."""
 
-    def __init__(self, folder: Path, root: bytes, origins: OriginClient, *, refresh_s: float = REFRESH_S) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        root: bytes | None,
+        origins: OriginClient,
+        *,
+        refresh_s: float = REFRESH_S,
+        floor: datetime = RELEASED,
+        now: Callable[[], datetime] = _now,
+        at: Places = _AT_THE_TOP,
+    ) -> None:
+        """Take up what `folder` holds, which is this process's alone.
+
+        Without a `root`, the folder's own `root.json` is the one to start from. `floor` is a moment before which it
+        cannot be, whatever the clock says; `now` is the clock, aware. `at` says where metadata and targets are below
+        the mirrors.
+        """
+        self.notes: deque[RefusalNote] = deque(maxlen=_NOTES)  # what was refused, the newest last
+        self.refused: Counter[Refusal] = Counter()  # since the start
         self._folder = folder
         self._root = root
         self._origins = origins
         self._refresh_s = refresh_s  # how long one refresh may take, with all mirrors that it asks
+        self._floor = floor
+        self._now = now
+        self._at = at
         self._turn = trio.CapacityLimiter(1)  # the updater wants the folder for itself
-        self._raws: dict[str, bytes] = {}  # the manifests' files of the last refresh, by their path: it has their hash
+        self._raws: dict[str, bytes] = {}  # the manifests of the last refresh, by their SHA-256
+        self._refreshed = self._saved_at = trusted.saved(folder).refreshed
+        try:
+            trusted.restore(folder)
+        except OSError as error:  # reading goes on; the next refresh says the same
+            logger.error("%s", self._unwritable(error))
+        self._held = trusted.held(folder)
 
     async def refresh(self, catalogues: tuple[str, ...]) -> Refreshed:
         """Ask the origins what is newest, and take the manifests of `catalogues`.
-
-        A mirror whose metadata is refused is left alone for a while, and the next one asked.
 
         Raises:
             OriginError: no origin answered.
             TrustError: what they answered is not to be trusted, or has expired.
             LibraryError: the metadata cannot be written.
         """
+        return await self.verified(partial(self._found, catalogues))
+
+    async def verified(self, use: Callable[[Newest], _T]) -> _T:
+        """What `use` makes, in a thread, of the repository's newest metadata; raises as `refresh`.
+
+        When it lets out what `Newest` raises, another round follows without the mirror that is to blame.
+        """
         try:
             with trio.fail_after(self._refresh_s):
-                return await self._refresh_in_turn(catalogues)
+                return await self._verified(use)
         except trio.TooSlowError as error:
-            raise OriginError(f"the origin took more than {self._refresh_s:.0f} s to send its metadata") from error
+            what = f"the origin took more than {self._refresh_s:.0f} s to send its metadata"
+            self._note(Refusal.TOO_SLOW, what)
+            raise OriginError(what) from error
 
-    def expires(self) -> datetime | None:
-        """When the metadata that was accepted last stops being fresh; None when there is none yet, or not all."""
-        try:
-            return min(_expiry((self._folder / f"{role}.json").read_bytes()) for role in _ROLES)
-        except (RepositoryError, OSError, ValueError):
-            return None
+    def freshness(self) -> Freshness:
+        """What the metadata that was accepted last is worth now."""
+        return judge(self._now(), self._floor, self._held, self._refreshed)
 
-    async def _refresh_in_turn(self, catalogues: tuple[str, ...]) -> Refreshed:
-        refused: TrustError | None = None
+    def versions(self) -> Mapping[str, int]:
+        """The trusted version of each role; empty while not all are here."""
+        return self._held.versions if self._held else {}
+
+    async def _verified(self, use: Callable[[Newest], _T]) -> _T:
+        refused: MetadataRefused | None = None
+        suspects: dict[str, MetadataRefused] = {}  # mirrors that sent what no honest one sends, if others do better
         besides: frozenset[str] = frozenset()
         while True:
-            fetcher = _Fetcher(self._origins, besides)
+            fetcher = MirrorFetcher(self._origins, self._at, besides)
             try:
                 # Cancelling reaches the thread: what it asks of the client is cancelled, and all that it asks after.
-                return await trio.to_thread.run_sync(self._refresh, catalogues, fetcher, limiter=self._turn)
-            except TrustError as error:
+                found = await trio.to_thread.run_sync(self._use_newest, use, fetcher, limiter=self._turn)
+            except MetadataRefused as error:
                 refused = error
-                if fetcher.mirror is None or (besides := besides | {fetcher.mirror}) >= self._origins.mirrors:
+                self._note(error.refusal, str(error))
+                if fetcher.mirror is None or fetcher.is_last:
                     raise
-            except OriginError:
+                besides |= {fetcher.mirror}
+                if error.refusal in LIES:
+                    suspects[fetcher.mirror] = error
+            except OriginError as error:
                 if refused:
                     raise refused from None  # what was wrong says more than that nobody else answers
+                self._note(fetcher.obstacle, str(error))
                 raise
+            else:
+                for mirror, lie in suspects.items():
+                    if lie.path not in fetcher.given_up:
+                        self._origins.set_aside(mirror, f"sends a {lie.path} that is refused, {lie.reason}")
+                return found
 
-    def _refresh(self, catalogues: tuple[str, ...], fetcher: _Fetcher) -> Refreshed:
+    def _use_newest(self, use: Callable[[Newest], _T], fetcher: MirrorFetcher) -> _T:
+        before = self._held
         try:
             updater = Updater(
                 metadata_dir=str(self._folder),
-                metadata_base_url=f"{_BASE}metadata/",
-                target_base_url=f"{_BASE}targets/",
+                metadata_base_url=METADATA_URL,
+                target_base_url=TARGETS_URL,
                 target_dir=str(self._folder),
                 fetcher=fetcher,
-                config=UpdaterConfig(),
+                config=CONFIG,
                 bootstrap=self._root,
             )
             updater.refresh()
-            found, refused = self._found(updater, fetcher, catalogues)
+            self._held = trusted.held(self._folder)
+            self._require_fresh(fetcher)
+            found = use(Newest(updater, fetcher, self._folder))
+            self._held = trusted.held(self._folder)  # with the publishers' roles
+            self._save(before)
         except DownloadHTTPError as error:
-            hint = "is it a repository, and its release complete?"
-            raise OriginError(f"metadata is missing, {error}", hint=hint) from error
+            if fetcher.path.endswith("/timestamp.json"):
+                raise OriginError(f"metadata is missing, {error}", hint="is it a repository?") from error
+            reason = f"an update is announced, and not complete yet ({error})"
+            raise MetadataRefused(Refusal.INCOMPLETE, fetcher.who, fetcher.path, reason) from error
         except DownloadError as error:
             if isinstance(error, DownloadLengthMismatchError):
-                raise TrustError(f"the metadata of {fetcher.who} is refused, it is longer than it may be") from error
-            raise OriginError(fetcher.last_error or str(error)) from error
-        except ExpiredMetadataError as error:
-            hint = "what was admitted stays readable; is this machine's clock right?"
-            raise TrustError(f"the metadata of {fetcher.who} has expired ({error})", hint=hint) from error
+                raise _refused(error, fetcher) from error
+            raise OriginError(str(fetcher.failure or error)) from error
         except (RepositoryError, ValueError) as error:
-            hint = "what was admitted stays readable; tell the publisher if it lasts"
-            raise TrustError(f"the metadata of {fetcher.who} is refused, {_reason(error)}", hint=hint) from error
+            raise _refused(error, fetcher) from error
+        except ManifestError as error:
+            raise MetadataRefused(Refusal.INVALID, fetcher.who, "the targets metadata", str(error)) from error
         except OSError as error:
-            raise LibraryError(
-                f"the trusted metadata in {self._folder} cannot be written ({error.strerror})",
-                hint="is the disk full or read-only?",
-            ) from error
-        return Refreshed(
-            catalogues={name: vouched for name, vouched in found.items() if vouched},
-            unpublished=tuple(name for name, vouched in found.items() if not vouched),
-            refused=refused,
-            expires=self.expires() or datetime.now(UTC),
-        )
+            raise self._unwritable(error) from error
+        return found
 
-    def _found(
-        self, updater: Updater, fetcher: _Fetcher, catalogues: tuple[str, ...]
-    ) -> tuple[dict[str, Vouched | None], dict[str, str]]:
-        """What is vouched for, None where nothing is; and what cannot be right, which does not touch the others."""
-        found: dict[str, Vouched | None] = {}
+    def _require_fresh(self, fetcher: MirrorFetcher) -> None:
+        """The updater knows the clock alone; the moment that cannot be passed may be later."""
+        fresh = self.freshness()
+        if not fresh.is_fresh:
+            reason = f"it expired on {fresh.expires:%Y-%m-%d}, and this machine's clock is behind"
+            raise MetadataRefused(Refusal.EXPIRED, fetcher.who, f"the {fresh.role} metadata", reason)
+
+    def _save(self, before: Held | None) -> None:
+        self._refreshed = self._now()
+        age = abs(self._refreshed - self._saved_at) if self._saved_at else None
+        if self._held != before or age is None or age > _SAVE_EVERY:
+            trusted.save(self._folder, self._refreshed)
+            self._saved_at = self._refreshed
+
+    def _found(self, catalogues: tuple[str, ...], newest: Newest) -> Refreshed:
+        """What is vouched for; what is wrong with one catalogue does not touch the others."""
+        found: dict[str, Vouched] = {}
+        unpublished: list[str] = []
         refused: dict[str, str] = {}
         for name in catalogues:
             try:
-                found[name] = self._vouched(updater, fetcher, name)
+                if (vouched := self._vouched(newest, name)) is None:
+                    unpublished.append(name)
+                else:
+                    found[name] = vouched
             except (ManifestError, TrustError) as error:
                 refused[name] = str(error)
-        vouched = {each.raw for each in found.values() if each}
-        self._raws = {path: raw for path, raw in self._raws.items() if raw in vouched}
-        return found, refused
+            except (DownloadHTTPError, DownloadLengthMismatchError, RepositoryError) as error:
+                refused[name] = newest.give_up(error)
+        kept = {hashlib.sha256(each.raw).hexdigest() for each in found.values()}
+        self._raws = {digest: raw for digest, raw in self._raws.items() if digest in kept}
+        return Refreshed(
+            catalogues=found, unpublished=tuple(unpublished), refused=refused, publishers=newest.publishers()
+        )
 
-    def _vouched(self, updater: Updater, fetcher: _Fetcher, name: str) -> Vouched | None:
-        target = updater.get_targetinfo(target_path(name))
+    def _vouched(self, newest: Newest, name: str) -> Vouched | None:
+        target = newest.target(target_path(name))
         if target is None:
             return None
-        path = hashed_target(target.path, target)
-        raw = self._raws.get(path) or b"".join(fetcher.fetch(f"{_BASE}targets/{path}"))
-        target.verify_length_and_hashes(raw)
-        self._raws[path] = raw
+        digest = target.hashes.get("sha256")
+        if digest is None:
+            raise ManifestError(f"the target {target.path} has no SHA-256")
+        raw = self._raws.get(digest) or newest.content(target)
+        self._raws[digest] = raw
         keys = lesson_keys(target)
         manifest = read_catalogue(raw, keys)
         if manifest.name != name:
             raise TrustError(f"the manifest of {name} says that it is {manifest.name}")
         return Vouched(manifest=manifest, raw=raw, keys=keys)
+
+    def _note(self, refusal: Refusal, what: str) -> None:
+        self.refused[refusal] += 1
+        if self.notes and self.notes[-1].what == what:  # the same again, a minute later: one line says it
+            self.notes.pop()
+        self.notes.append(RefusalNote(at=self._now(), refusal=refusal, what=what))
+
+    def _unwritable(self, error: OSError) -> LibraryError:
+        what = f"the trusted metadata in {self._folder} cannot be written ({error.strerror})"
+        return LibraryError(what, hint="is the disk full or read-only?")
 
 
 def check_root(raw: bytes) -> None:
@@ -193,44 +337,6 @@ def check_root(raw: bytes) -> None:
         raise TrustError("it is not a root of trust that its own keys signed") from error
 
 
-class _Fetcher(FetcherInterface):
-    """What the updater fetches by, in its thread: paths of the repository through the node's own origin client."""
-
-    def __init__(self, origins: OriginClient, besides: frozenset[str]) -> None:
-        self.last_error: str | None = None
-        self.mirror: str | None = None  # who gave the last file
-        self._origins = origins
-        self._besides = besides  # mirrors that are not to be asked
-
-    @property
-    def who(self) -> str:
-        """Whose metadata it is that was looked at last, as a message names it."""
-        return self.mirror or "this machine"
-
-    def _fetch(self, url: str) -> Iterator[bytes]:
-        # Not a generator: the updater turns errors into its own kind only while this function runs.
-        path = unquote(urlsplit(url).path).lstrip("/")
-        try:
-            given = trio.from_thread.run(self._origins.given, path, _MAX_FILE, self._besides)
-        except NotFound as error:
-            raise DownloadHTTPError(str(error), 404) from error
-        except OriginError as error:
-            self.last_error = str(error)
-            raise DownloadError(str(error)) from error
-        self.mirror = given.mirror
-        return iter([given.content])
-
-
-def _expiry(raw: bytes) -> datetime:
-    expires: datetime = Metadata.from_bytes(raw).signed.expires
-    return expires
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, DeserializationError):
-        return "it is not TUF metadata (a login page?)"
-    if isinstance(error, UnsignedMetadataError):
-        return f"too few of the keys that count have signed it ({error})"
-    if isinstance(error, BadVersionNumberError):
-        return f"it is older than what this machine has, or mixed ({error})"
-    return str(error)
+def _refused(error: Exception, fetcher: MirrorFetcher) -> MetadataRefused:
+    refusal, reason = explain(error)
+    return MetadataRefused(refusal, fetcher.who, fetcher.path, reason)

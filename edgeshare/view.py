@@ -13,8 +13,10 @@ from typing import Any, Protocol
 
 import attrs
 
+from edgeshare.freshness import Freshness
 from edgeshare.layout import FileEntry
 from edgeshare.manifest import LessonId, LessonManifest
+from edgeshare.refusals import Refusal, RefusalNote
 
 
 class State(enum.Enum):
@@ -41,6 +43,7 @@ class LessonView:
     origin_bytes: Mapping[str, int] = attrs.field(factory=dict)  # taken from the origin, by reason
     peer_bytes: int = 0  # content that peers gave
     next_version: int | None = None  # being fetched beside the one that is served
+    is_offered: bool = True  # False: no catalogue lists it any more; what is here stays readable
 
     @property
     def share(self) -> float:
@@ -64,6 +67,7 @@ class LessonView:
             "peer_bytes": self.peer_bytes,
             "reason": self.reason,
             "next_version": self.next_version,
+            "offered": self.is_offered,
             "language": manifest.language,
             "levels": list(manifest.levels),
             "subjects": list(manifest.subjects),
@@ -108,8 +112,7 @@ class NodeStatus:
     profile: str
     catalogues: tuple[CatalogueView, ...]
     lessons: Mapping[State, int]  # how many are in each state
-    expires: datetime | None  # when the metadata stops being fresh; None when there is none yet
-    is_fresh: bool
+    freshness: Freshness  # of the origin's metadata
     trouble: str | None  # what the last attempt to hear from the origin met; None when it went well
     origin_bytes: Mapping[str, int]  # received since the daemon started, HTTP headers included, by reason
     peer_bytes: int
@@ -117,6 +120,10 @@ class NodeStatus:
     peers: int
     free_bytes: int  # on the library's disk
     mirrors: tuple[MirrorView, ...] = ()  # in the config's order
+    warning: str | None = None  # what is wrong with the metadata's age or this machine's clock, in one line
+    refusals: tuple[RefusalNote, ...] = ()  # the last metadata that was refused, the newest last
+    refused: Mapping[Refusal, int] = attrs.field(factory=dict)  # how often since the daemon started
+    metadata_versions: Mapping[str, int] = attrs.field(factory=dict)  # trusted, by role
 
     def as_json(self) -> dict[str, Any]:
         """Its fields as the API and `--json` give them; fields are only ever added."""
@@ -128,15 +135,24 @@ class NodeStatus:
                     "name": each.name,
                     "followed": each.is_followed,
                     "edition": each.edition,
-                    "issued": each.issued.isoformat() if each.issued else None,
+                    "issued": _iso(each.issued),
                     "lessons": each.lessons,
                     "trouble": each.trouble,
                 }
                 for each in self.catalogues
             ],
             "lessons": {state.value: count for state, count in self.lessons.items()},
-            "metadata_expires": self.expires.isoformat() if self.expires else None,
-            "fresh": self.is_fresh,
+            "metadata_expires": _iso(self.freshness.expires),
+            "metadata_signed": _iso(self.freshness.issued),
+            "metadata_versions": dict(self.metadata_versions),
+            "fresh": self.freshness.is_fresh,
+            "clock": self.freshness.clock.value,
+            "refreshed": _iso(self.freshness.refreshed),
+            "warning": self.warning,
+            "refused": {refusal.value: count for refusal, count in self.refused.items()},
+            "refusals": [
+                {"at": _iso(note.at), "reason": note.refusal.value, "what": note.what} for note in self.refusals
+            ],
             "trouble": self.trouble,
             "origin_bytes": sum(self.origin_bytes.values()),
             "origin_bytes_by_reason": dict(self.origin_bytes),
@@ -148,13 +164,17 @@ class NodeStatus:
                 {
                     "name": each.name,
                     "aside": each.is_aside,
-                    "until": each.until.isoformat() if each.until else None,
+                    "until": _iso(each.until),
                     "reason": each.reason,
                     "received_bytes": each.received_bytes,
                 }
                 for each in self.mirrors
             ],
         }
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return moment.isoformat() if moment else None
 
 
 class OpenLesson(Protocol):

@@ -17,17 +17,20 @@ LAYERS = (
     "__init__",
     "errors",
     "units host",
-    "vocabulary paths signing hashtree",
+    "canonical vocabulary paths signing hashtree",
     "manifest",
     "layout publishers",
     "config",
-    "catalogue crowd ration targets",
+    "catalogue crowd freshness ration refusals targets",
+    "admission",
     "httpd",
     "library",
-    "swarm",
+    "swarm trusted",
     "origin",
-    "trust view",
+    "sources view",
+    "trust",
     "holding",
+    "holdings ledger",
     "keeper",
     "follow",
     "shim publish",  # a publisher has no node, and a node publishes nothing
@@ -41,8 +44,11 @@ RANKS = {part: rank for rank, names in enumerate(LAYERS) for part in names.split
 
 # They decide, and leave acting to others: no socket, clock or event loop, and nothing of libtorrent.
 CORE = (
+    "admission.py",
+    "canonical.py",
     "catalogue.py",
     "crowd.py",
+    "freshness.py",
     "drill/report.py",
     "hashtree.py",
     "httpd/ranges.py",
@@ -122,7 +128,7 @@ def test_only_the_swarm_and_the_maker_of_torrents_know_libtorrent() -> None:
 
 def test_only_trust_and_publishing_know_tuf() -> None:
     knowing = {own_part(path) for path in modules() if any(name.startswith("tuf") for name in imports(path))}
-    assert knowing <= {"trust", "targets", "publish"}
+    assert knowing <= {"refusals", "sources", "targets", "trust", "trusted", "publish"}
 
 
 @pytest.mark.parametrize("module", CORE)

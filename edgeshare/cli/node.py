@@ -200,9 +200,11 @@ def _status_text(status: dict[str, Any]) -> str:
         lines.append(f"the origin: {status['trouble']}")
     now = datetime.now().astimezone()
     lines += [f"mirror {each['name']} is {_aside(each, now)}" for each in status["mirrors"] if each["aside"]]
-    if status["metadata_expires"]:
-        word = "fresh until" if status["fresh"] else "nothing new is accepted: the metadata expired on"
-        lines.append(f"{word} {status['metadata_expires'][:10]}")
+    lines += [f"refused on {each['at'][:16].replace('T', ' at ')}: {each['what']}" for each in status["refusals"][-3:]]
+    if status["metadata_expires"] and status["fresh"]:
+        lines.append(f"fresh until {status['metadata_expires'][:10]}")
+    if status["warning"]:
+        lines.append(status["warning"])
     return "\n".join(lines)
 
 

@@ -30,6 +30,10 @@ class WrongBytes(Refused):
     """One mirror sends something else than was published."""
 
 
+class TooLong(Refused):
+    """One mirror sends, or announces, more than a file of that name may have."""
+
+
 class TooSlow(Exception):
     """One mirror's answer did not come in time."""
 
@@ -43,7 +47,7 @@ def whole(response: httpx.Response, most: int) -> int:
         raise Refused("answers with a web page (a login page?)")
     length = announced(response)
     if length > most:
-        raise Refused(f"announces {length} bytes, more than {most}")
+        raise TooLong(f"announces {length} bytes, more than {most}")
     return length
 
 

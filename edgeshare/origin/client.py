@@ -14,12 +14,12 @@ a proxy or a broken server did. The rules:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Collection
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from random import Random
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import attrs
 import httpx
@@ -27,7 +27,18 @@ import trio
 
 from edgeshare import __version__
 from edgeshare.errors import ConfigError, OriginError
-from edgeshare.origin.answers import Refused, TakenHere, TooSlow, WrongBytes, announced, next_url, part, said, whole
+from edgeshare.origin.answers import (
+    Refused,
+    TakenHere,
+    TooLong,
+    TooSlow,
+    WrongBytes,
+    announced,
+    next_url,
+    part,
+    said,
+    whole,
+)
 from edgeshare.origin.backoff import turn
 from edgeshare.origin.mirrors import Mirror, MirrorState, usable
 from edgeshare.origin.wire import Counted, Network, Tally, counting, ignore, proxies
@@ -42,6 +53,7 @@ _CRAWLING_S = 10.0
 _CRAWLED_LIKE = 6  # so it rests as after so many failures, 16 s at least: each try holds a line for 10 s
 _MAX_REDIRECTS = 5
 _SMALL = 64 * 1024  # bytes of an answer that is read to its end, though of no use, to keep its connection
+_OTHERS_S = 5.0  # that mirrors asked side by side have, once one of them answered: a slow one is no reason to wait
 _FINISH_S = 0.5  # how long that may take when the fetch was given up: who gave it up waits for it
 
 
@@ -52,9 +64,10 @@ class NotFound(OriginError):
 class Unreachable(OriginError):
     """No origin gave a usable answer; `retry_in_s` says when it makes sense to try again."""
 
-    def __init__(self, what: str, *, retry_in_s: float) -> None:
+    def __init__(self, what: str, *, retry_in_s: float, causes: Sequence[Exception] = ()) -> None:
         super().__init__(what)
         self.retry_in_s = retry_in_s
+        self.causes = tuple(causes)  # what each mirror that was asked did
 
 
 class Taken(OriginError):
@@ -78,6 +91,7 @@ class _Wanted:
     """What is asked of a mirror."""
 
     path: str
+    url_path: str  # the same, percent-encoded
     headers: dict[str, str]
     most: int  # bytes of its body
     check: Callable[[httpx.Response], int]  # of the head: how long the body is to be, or -1; or what is wrong
@@ -114,6 +128,15 @@ class OriginClient:
         """How each mirror is seen now, in their order."""
         return tuple(mirror.state(trio.current_time()) for mirror in self._mirrors)
 
+    def set_aside(self, mirror: str, reason: str) -> None:
+        """Leave alone for an hour or longer the mirror of this name, which sent what cannot be right.
+
+        `reason` is the end of a sentence that begins with its name.
+        """
+        for each in self._mirrors:
+            if each.name == mirror:
+                each.exile(trio.current_time(), self._rng, reason)
+
     async def file(self, path: str, most: int, *, purpose: str = "metadata", tally: Tally = ignore) -> bytes:
         """The file at `path` (segments not yet percent-encoded), of at most `most` bytes.
 
@@ -127,12 +150,64 @@ class OriginClient:
         return (await self.given(path, most, purpose=purpose, tally=tally)).content
 
     async def given(
-        self, path: str, most: int, besides: Collection[str] = (), *, purpose: str = "metadata", tally: Tally = ignore
+        self,
+        path: str | Sequence[str],
+        most: int,
+        besides: Collection[str] = (),
+        *,
+        first: str | None = None,
+        purpose: str = "metadata",
+        tally: Tally = ignore,
     ) -> Given:
-        """As `file`, with the name of the mirror that gave it; those named in `besides` are not asked."""
+        """As `file`, with the name of the mirror that gave it; those named in `besides` are not asked.
+
+        A path is given as its segments where one of them has a `/` in it. The mirror named `first` is asked first.
+        """
         async with self._files:
-            wanted = _Wanted(path, {}, most, partial(whole, most=most), lambda body: True, tally)
-            return await self._ask(wanted, purpose, besides)
+            among = [mirror for mirror in self._mirrors if mirror.name not in besides]
+            among.sort(key=lambda mirror: mirror.name != first)
+            return await self._ask(_whole_file(path, most, tally), purpose, among)
+
+    async def everywhere(
+        self, path: str | Sequence[str], most: int, besides: Collection[str] = (), *, purpose: str = "metadata"
+    ) -> tuple[Given, ...]:
+        """The file at `path` as each mirror has it that can be asked now, in their order; all are asked side by side.
+
+        Raises:
+            NotFound: every origin that answered says that there is none.
+            Unreachable: no origin answered.
+        """
+        found: dict[str, Given] = {}
+        missing: list[str] = []
+        away: list[Unreachable] = []
+        among = [mirror for mirror in self._mirrors if mirror.name not in besides]
+
+        async def ask(mirror: Mirror) -> None:
+            try:
+                found[mirror.name] = await self._ask(_whole_file(path, most, ignore), purpose, [mirror])
+            except NotFound as error:
+                missing.append(error.what)
+            except Unreachable as error:
+                away.append(error)
+                return
+            except Taken:
+                return
+            nursery.cancel_scope.deadline = min(nursery.cancel_scope.deadline, trio.current_time() + _OTHERS_S)
+
+        async with self._files, trio.open_nursery() as nursery:
+            for mirror in usable(among, trio.current_time()):
+                nursery.start_soon(ask, mirror)
+        if found or missing:
+            self.last_error = None  # somebody answers
+        if found:
+            return tuple(found[mirror.name] for mirror in among if mirror.name in found)
+        if missing:
+            raise NotFound("; ".join(missing))
+        raise Unreachable(
+            "; ".join(error.what for error in away) or "the origins are being left alone for a while",
+            retry_in_s=min((error.retry_in_s for error in away), default=0.0),
+            causes=[cause for error in away for cause in error.causes],
+        )
 
     async def span(
         self,
@@ -161,12 +236,13 @@ class OriginClient:
         """
         headers = {"Range": f"bytes={start}-{stop - 1}"}
         check = partial(part, start=start, stop=stop, size=size)
-        return (await self._ask(_Wanted(path, headers, stop - start, check, accept, tally), purpose)).content
+        wanted = _Wanted(path, quote(path), headers, stop - start, check, accept, tally)
+        return (await self._ask(wanted, purpose, self._mirrors)).content
 
-    async def _ask(self, wanted: _Wanted, purpose: str, besides: Collection[str] = ()) -> Given:
-        among = [mirror for mirror in self._mirrors if mirror.name not in besides]
+    async def _ask(self, wanted: _Wanted, purpose: str, among: Sequence[Mirror]) -> Given:
         async with self._connections:
             reasons: list[str] = []
+            causes: list[Exception] = []
             is_missing = False
             for mirror in usable(among, trio.current_time()):
                 if mirror.rests_until > trio.current_time():
@@ -188,6 +264,7 @@ class OriginClient:
                     reasons.append(f"{mirror.name} {error}")
                 except (Refused, TooSlow, httpx.HTTPError, OSError) as error:
                     reasons.append(self._let_rest(mirror, error))
+                    causes.append(error)
                 else:
                     mirror.worked()
                     self.last_error = None
@@ -197,7 +274,8 @@ class OriginClient:
         now = trio.current_time()
         wait = max(0.0, min(mirror.rests_until for mirror in usable(among or self._mirrors, now)) - now)
         self.last_error = "; ".join(reasons) or self.last_error
-        raise Unreachable(self.last_error or "the origins are being left alone for a while", retry_in_s=wait)
+        what = self.last_error or "the origins are being left alone for a while"
+        raise Unreachable(what, retry_in_s=wait, causes=causes)
 
     def _let_rest(self, mirror: Mirror, error: Exception) -> str:
         patience = error.retry_after_s if isinstance(error, Refused) else None
@@ -231,12 +309,12 @@ class OriginClient:
 
     async def _body(self, mirror: Mirror, wanted: _Wanted, progress: _Progress) -> bytes:
         try:
-            return await self._follow(mirror, mirror.address(wanted.path, trio.current_time()), wanted, progress)
+            return await self._follow(mirror, mirror.address(wanted.url_path, trio.current_time()), wanted, progress)
         except FileNotFoundError:
-            if not mirror.forget_move(wanted.path):
+            if not mirror.forget_move(wanted.url_path):
                 raise
         # Some of a folder may have moved, and not all of it.
-        return await self._follow(mirror, mirror.address(wanted.path, trio.current_time()), wanted, progress)
+        return await self._follow(mirror, mirror.address(wanted.url_path, trio.current_time()), wanted, progress)
 
     async def _follow(self, mirror: Mirror, url: str, wanted: _Wanted, progress: _Progress) -> bytes:
         is_for_good = True
@@ -253,7 +331,7 @@ class OriginClient:
                     await _finish(response)
                     raise
                 if redirects:
-                    mirror.moved(wanted.path, url, trio.current_time(), is_for_good=is_for_good)
+                    mirror.moved(wanted.url_path, url, trio.current_time(), is_for_good=is_for_good)
                 return await self._read(response, expected, wanted, progress)
         raise Refused(f"redirects more than {_MAX_REDIRECTS} times")
 
@@ -269,7 +347,7 @@ class OriginClient:
                 if len(body) > wanted.most or not (is_right := wanted.accept(body)):
                     enough.cancel()  # leaving the loop would leave httpx's generators half-way
         if len(body) > wanted.most:
-            raise Refused(f"sends more than {wanted.most} bytes")
+            raise TooLong(f"sends more than {wanted.most} bytes")
         if not is_right:
             raise WrongBytes(f"sends other bytes than were published in {wanted.path}")
         if expected >= 0 and len(body) != expected:
@@ -316,6 +394,12 @@ async def open_origins(
     no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))  # nobody is to recognise a home by one
     async with httpx.AsyncClient(timeout=_TIMEOUT, headers=headers, cookies=no_cookies, transport=network) as http:
         yield OriginClient(mirrors, http, rng, slowest_s=slowest_s)
+
+
+def _whole_file(path: str | Sequence[str], most: int, tally: Tally) -> _Wanted:
+    segments = [path] if isinstance(path, str) else path
+    url_path = quote(path) if isinstance(path, str) else "/".join(quote(segment, safe="") for segment in path)
+    return _Wanted("/".join(segments), url_path, {}, most, partial(whole, most=most), lambda body: True, tally)
 
 
 def _check(mirror: str) -> None:

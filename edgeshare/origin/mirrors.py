@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from random import Random
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 import attrs
 
@@ -81,14 +81,14 @@ class Mirror:
         return now - self._taken_since > TAKEN_MOST_S
 
     def address(self, path: str, now: float) -> str:
-        """The URL of a path (not yet percent-encoded), where this mirror is known to have moved it."""
+        """The URL of a path (percent-encoded), where this mirror is known to have moved it."""
         base, until = self._moves.get(_folder(path), (self.url, float("inf")))
-        return (base if now < until else self.url) + quote(path)
+        return (base if now < until else self.url) + path
 
     def moved(self, path: str, url: str, now: float, *, is_for_good: bool) -> None:
         """It redirected `path` to `url`, and had it there. Only a move of the whole folder can be remembered."""
-        if url.endswith(f"/{quote(path)}"):
-            base = url.removesuffix(quote(path))
+        if url.endswith(f"/{path}"):
+            base = url.removesuffix(path)
             self._moves[_folder(path)] = (base, float("inf") if is_for_good else now + PASSING_S)
 
     def forget_move(self, path: str) -> bool:

@@ -15,7 +15,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
+from edgeshare.freshness import Clock
 from edgeshare.httpd.messages import Response
+from edgeshare.refusals import Refusal
 from edgeshare.shim import guards
 from edgeshare.shim.guards import Headers
 from edgeshare.view import MirrorView, Node, NodeStatus, State
@@ -90,13 +92,29 @@ def _trust(status: NodeStatus) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "edgeshare_metadata_fresh",
         "Whether the origin's metadata is fresh (1), or expired or not here yet (0): then nothing new is accepted.",
-        int(status.is_fresh),
+        int(status.freshness.is_fresh),
     )
     yield GaugeMetricFamily(
         "edgeshare_metadata_expiry_timestamp_seconds",
         "When the metadata stops being fresh, in seconds since 1970.",
-        status.expires.timestamp() if status.expires else None,
+        status.freshness.expires.timestamp() if status.freshness.expires else None,
     )
+    yield GaugeMetricFamily(
+        "edgeshare_metadata_signed_timestamp_seconds",
+        "When the newest metadata was signed, in seconds since 1970.",
+        status.freshness.issued.timestamp() if status.freshness.issued else None,
+    )
+    yield GaugeMetricFamily(
+        "edgeshare_clock_plausible",
+        "Whether this machine's clock can be right (1), by what the metadata says, or can hardly be (0).",
+        int(status.freshness.clock is Clock.PLAUSIBLE),
+    )
+    refused = CounterMetricFamily(
+        "edgeshare_metadata_refused", "Refreshes that brought nothing, by the reason.", labels=("reason",)
+    )
+    for refusal in Refusal:
+        refused.add_metric((refusal.value,), status.refused.get(refusal, 0))
+    yield refused
     edition = GaugeMetricFamily(
         "edgeshare_catalogue_edition", "The edition of each catalogue that is here.", labels=("catalogue",)
     )

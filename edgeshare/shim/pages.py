@@ -18,6 +18,8 @@ from urllib.parse import quote
 import attrs
 
 import edgeshare
+from edgeshare.admission import KEY_REVOKED
+from edgeshare.freshness import Clock
 from edgeshare.manifest import LessonId, LessonManifest
 from edgeshare.shim import shelves
 from edgeshare.shim.guards import source_of
@@ -110,7 +112,8 @@ class Pages:
 
     def _page(self, template: str, reader: Reader, **values: object) -> bytes:
         page = self._environments[reader.language].get_template(template)
-        return page.render({"home": "", **values}, reader=reader, State=State).encode()
+        known = {"State": State, "Clock": Clock, "KEY_REVOKED": KEY_REVOKED}
+        return page.render({"home": "", **known, **values}, reader=reader).encode()
 
 
 def url_path(path: str) -> str:

@@ -21,9 +21,11 @@ from edgeshare import __version__
 from edgeshare.cli.main import cli, main
 from edgeshare.cli.node import _aside
 from edgeshare.control import serve_control
+from edgeshare.freshness import Freshness
 from edgeshare.manifest import LessonId
+from edgeshare.refusals import Refusal, RefusalNote
 from edgeshare.view import MirrorView, State
-from tests.shim.conftest import NodeInMemory, manifest
+from tests.shim.conftest import NOW, NodeInMemory, manifest
 
 LESSON = "maths-6e-fractions"
 
@@ -103,12 +105,19 @@ async def test_status_says_how_the_node_stands(call: Call, node: CompletingNode,
 
 async def test_status_says_what_is_wrong(call: Call, node: CompletingNode, tmp_path: Path) -> None:
     node.trouble = "http://a/ cannot be reached"
-    node.is_fresh = False
+    node.freshness, node.warning = Freshness(is_fresh=False, expires=NOW), "nothing new is accepted: this and that"
+    node.refusals = tuple(
+        RefusalNote(at=NOW, refusal=Refusal.OLDER, what=f"timestamp.json of http://{name}/ is refused")
+        for name in "abcd"
+    )
     async with answering(node, tmp_path) as library:
         said = await call("status", "--library", library)
     assert said.code == 0
-    assert "the origin: http://a/ cannot be reached" in said.out
-    assert "nothing new is accepted: the metadata expired on 2026-11-23" in said.out
+    assert said.out.splitlines()[-5:] == [
+        "the origin: http://a/ cannot be reached",
+        *(f"refused on {NOW:%Y-%m-%d at %H:%M}: timestamp.json of http://{name}/ is refused" for name in "bcd"),
+        "nothing new is accepted: this and that",
+    ]
 
 
 async def test_status_says_why_bytes_came_from_the_origin(call: Call, node: CompletingNode, tmp_path: Path) -> None:

@@ -17,8 +17,10 @@ from trio.testing import MockClock
 from edgeshare.config import CatalogueName, Config
 from edgeshare.errors import LibraryError, OriginError, TrustError
 from edgeshare.follow import Follower
-from edgeshare.keeper import Admitted, Keeper
+from edgeshare.freshness import Freshness
+from edgeshare.keeper import Keeper
 from edgeshare.manifest import CatalogueManifest, InfoHash
+from edgeshare.publishers import Publishers
 from edgeshare.trust import Refreshed, Trust, Vouched
 
 NAME = "cned/6e"
@@ -39,8 +41,10 @@ class TrustInMemory:
     answer: Refreshed | OriginError | TrustError
     asked_at: list[float] = attrs.field(factory=list)
 
-    def expires(self) -> datetime | None:
-        return None
+    is_fresh: bool = True
+
+    def freshness(self) -> Freshness:
+        return Freshness(is_fresh=self.is_fresh, role="timestamp", expires=EXPIRES)
 
     async def refresh(self, catalogues: tuple[str, ...]) -> Refreshed:
         await trio.lowlevel.checkpoint()
@@ -54,10 +58,18 @@ class TrustInMemory:
 class KeeperInMemory:
     """Admits an edition when a test lets it."""
 
-    admitted: dict[str, Admitted] = attrs.field(factory=dict)
+    admitted: dict[str, Vouched] = attrs.field(factory=dict)
     let: Callable[[], LibraryError | bool] = lambda: True
     begun: list[int] = attrs.field(factory=list)
     given_up: list[int] = attrs.field(factory=list)
+
+    heeded: list[Publishers] = attrs.field(factory=list)
+
+    def stands_on(self, vouched: Vouched) -> bool:
+        return self.admitted.get(NAME) == vouched
+
+    async def heed(self, publishers: Publishers, offered: Mapping[str, Vouched]) -> None:
+        self.heeded.append(publishers)
 
     async def admit(self, vouched: Vouched) -> None:
         number = vouched.manifest.edition
@@ -70,14 +82,23 @@ class KeeperInMemory:
             raise
         if isinstance(answer, LibraryError):
             raise answer
-        self.admitted[NAME] = cast("Admitted", vouched)  # the follower compares manifests only
+        self.admitted[NAME] = vouched
 
 
 def found(
-    number: int | None = None, *, unpublished: tuple[str, ...] = (), refused: Mapping[str, str] | None = None
+    number: int | None = None,
+    *,
+    unpublished: tuple[str, ...] = (),
+    refused: Mapping[str, str] | None = None,
+    publishers: Publishers | None = None,
 ) -> Refreshed:
     catalogues = {NAME: edition(number)} if number else {}
-    return Refreshed(catalogues=catalogues, unpublished=unpublished, refused=refused or {}, expires=EXPIRES)
+    return Refreshed(
+        catalogues=catalogues,
+        unpublished=unpublished,
+        refused=refused or {},
+        publishers=publishers or Publishers(),
+    )
 
 
 @asynccontextmanager
@@ -99,7 +120,7 @@ async def test_a_new_edition_is_admitted_once(autojump_clock: MockClock) -> None
         trust.answer = found(2)
         await trio.sleep(2_000)
     assert keeper.begun == [1, 2]
-    assert (follower.trouble, follower.catalogue_trouble, follower.is_fresh()) == (None, {}, True)
+    assert (follower.trouble, follower.catalogue_trouble) == (None, {})
 
 
 async def test_the_origin_is_asked_every_quarter_of_an_hour_or_so(autojump_clock: MockClock) -> None:
@@ -147,6 +168,35 @@ async def test_what_is_not_published_or_cannot_be_right_is_named(autojump_clock:
             "cned/5e": "the repository has no catalogue cned/5e",
             NAME: "nobody signed it",
         }
+
+
+async def test_who_may_publish_is_heeded_before_an_edition_is_admitted(autojump_clock: MockClock) -> None:
+    trust, keeper = (
+        TrustInMemory(found(1, publishers=Publishers(revoked={"lyon": "la clé est volée"}))),
+        KeeperInMemory(),
+    )
+    keeper.let = lambda: len(keeper.heeded) > 0
+    async with following(trust, keeper):
+        assert keeper.begun == [1]
+        assert keeper.given_up == []
+    assert [dict(each.revoked) for each in keeper.heeded[:1]] == [{"lyon": "la clé est volée"}]
+
+
+async def test_a_catalogue_whose_publisher_was_revoked_is_named_with_the_reason(autojump_clock: MockClock) -> None:
+    answer = found(unpublished=(NAME,), publishers=Publishers(revoked={"cned": "la clé est volée"}))
+    async with following(TrustInMemory(answer), KeeperInMemory()) as follower:
+        assert follower.catalogue_trouble == {NAME: "its publisher cned was revoked: la clé est volée"}
+
+
+async def test_metadata_that_has_expired_is_said_once(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    trust = TrustInMemory(found(1))
+    async with following(trust, KeeperInMemory()):
+        trust.is_fresh = False
+        await trio.sleep(10_000)
+    (said,) = [record.getMessage() for record in caplog.records if "nothing new is accepted" in record.getMessage()]
+    assert said.startswith(f"nothing new is accepted: the timestamp metadata expired on {EXPIRES:%Y-%m-%d}")
 
 
 async def test_an_origin_that_is_away_is_asked_again_ever_more_calmly(

@@ -16,14 +16,17 @@ import trio
 
 from edgeshare.config import ShimConfig
 from edgeshare.errors import LibraryError
+from edgeshare.freshness import Freshness
 from edgeshare.httpd.messages import FileBody, Request, Response, StreamBody, checked
 from edgeshare.layout import FileEntry, Piece
 from edgeshare.manifest import InfoHash, LessonId, LessonManifest
+from edgeshare.refusals import RefusalNote
 from edgeshare.shim.routes import Handler, shim
 from edgeshare.view import CatalogueView, LessonView, MirrorView, NodeStatus, OpenLesson, State
 from edgeshare.vocabulary import built_in
 
 NOW = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)  # a Monday
+FRESH = Freshness(is_fresh=True, expires=NOW, role="timestamp", issued=NOW)
 PAGE = b"<!doctype html><title>Fractions</title>"
 FILM = bytes(range(256)) * 40
 
@@ -64,7 +67,9 @@ class NodeInMemory:
     trouble: str | None = None
     origin_bytes: dict[str, int] = attrs.field(factory=lambda: {"alone": 7})
     mirrors: tuple[MirrorView, ...] = ()
-    is_fresh: bool = True
+    freshness: Freshness = FRESH
+    warning: str | None = None
+    refusals: tuple[RefusalNote, ...] = ()
     issued: datetime | None = NOW - timedelta(days=3)
     reads: Counter[LessonId] = attrs.field(factory=Counter)  # open now
     was_read: Counter[LessonId] = attrs.field(factory=Counter)  # ever
@@ -107,8 +112,10 @@ class NodeInMemory:
             profile="home",
             catalogues=(catalogue,),
             lessons=dict(Counter(view.state for view in self.views.values())),
-            expires=NOW,
-            is_fresh=self.is_fresh,
+            freshness=self.freshness,
+            warning=self.warning,
+            refusals=self.refusals,
+            refused=Counter(note.refusal for note in self.refusals),
             trouble=self.trouble,
             origin_bytes=self.origin_bytes,
             peer_bytes=5,

@@ -12,8 +12,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import REGISTRY
 
 from edgeshare.config import Endpoint, ShimConfig
+from edgeshare.freshness import Clock, Freshness
 from edgeshare.httpd.messages import Response
 from edgeshare.httpd.server import listen, serve
+from edgeshare.refusals import Refusal, RefusalNote
 from edgeshare.shim.routes import Handler, shim
 from edgeshare.view import CatalogueView, MirrorView, NodeStatus, State
 from edgeshare.vocabulary import built_in
@@ -72,12 +74,26 @@ async def test_the_metrics_are_the_status(browser: Browser, node: NodeInMemory) 
     assert of(found, "edgeshare_disk_free_bytes") == 10**9
     assert of(found, "edgeshare_metadata_fresh") == 1
     assert of(found, "edgeshare_metadata_expiry_timestamp_seconds") == NOW.timestamp()
+    assert of(found, "edgeshare_metadata_signed_timestamp_seconds") == NOW.timestamp()
+    assert of(found, "edgeshare_clock_plausible") == 1
     assert of(found, "edgeshare_catalogue_edition", catalogue="cned/6e") == 4
     assert of(found, "edgeshare_catalogue_issued_timestamp_seconds", catalogue="cned/6e") == NOW.timestamp() - 259_200
     assert of(found, "edgeshare_mirror_aside", mirror="http://a/") == 1
     assert of(found, "edgeshare_mirror_aside", mirror="http://b/") == 0
     assert of(found, "edgeshare_mirror_received_bytes_total", mirror="http://a/") == 12
     assert of(found, "edgeshare_mirror_received_bytes_total", mirror="http://b/") == 2**41
+
+
+async def test_every_reason_to_refuse_metadata_has_its_count(browser: Browser, node: NodeInMemory) -> None:
+    node.refusals = (RefusalNote(at=NOW, refusal=Refusal.OLDER, what="timestamp.json of http://a/ is refused"),)
+    found = await told(browser)
+    counts = {each: of(found, "edgeshare_metadata_refused_total", reason=each.value) for each in Refusal}
+    assert counts == {each: int(each is Refusal.OLDER) for each in Refusal}
+
+
+async def test_a_clock_that_can_hardly_be_right_is_told(browser: Browser, node: NodeInMemory) -> None:
+    node.freshness = Freshness(is_fresh=True, expires=NOW, clock=Clock.BEHIND)
+    assert of(await told(browser), "edgeshare_clock_plausible") == 0
 
 
 async def test_every_state_of_a_lesson_has_its_count(browser: Browser, node: NodeInMemory) -> None:
@@ -92,7 +108,7 @@ async def test_what_is_not_known_yet_has_no_value(
     browser: Browser, node: NodeInMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listed = CatalogueView(name="cned/5e", is_followed=True, edition=None, issued=None, lessons=0)
-    status = attrs.evolve(node.status(), expires=None, is_fresh=False, catalogues=(listed,), origin_bytes={})
+    status = attrs.evolve(node.status(), freshness=Freshness(is_fresh=False), catalogues=(listed,), origin_bytes={})
 
     def young(_: NodeInMemory) -> NodeStatus:
         return status
@@ -105,6 +121,7 @@ async def test_what_is_not_known_yet_has_no_value(
     assert names.isdisjoint(
         {
             "edgeshare_metadata_expiry_timestamp_seconds",
+            "edgeshare_metadata_signed_timestamp_seconds",
             "edgeshare_catalogue_edition",
             "edgeshare_catalogue_issued_timestamp_seconds",
             "edgeshare_origin_bytes_total",

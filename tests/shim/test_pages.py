@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import pytest
 
+from edgeshare.admission import KEY_REVOKED
+from edgeshare.freshness import Clock, Freshness
 from edgeshare.manifest import LessonId
 from edgeshare.shim.shelves import MOST_SHOWN
 from edgeshare.view import State
@@ -131,6 +133,32 @@ async def test_a_title_in_another_language_says_so(browser: Browser) -> None:
     assert ' lang="fr">Les fractions</a>' in english
 
 
+async def test_the_reason_of_a_withdrawal_says_in_which_language_it_is(browser: Browser) -> None:
+    french, english = [
+        await browser.page("/l/histoire-6e-erreur", accept_language=language) for language in ("fr", "en")
+    ]
+    assert "La raison : <span>Une date est fausse.</span>" in french
+    assert 'The reason: <span lang="fr">Une date est fausse.</span>' in english
+
+
+@pytest.mark.parametrize(("language", "words"), [("en", "was revoked"), ("fr", "a été révoquée")])
+async def test_that_a_key_was_revoked_is_said_in_the_readers_language(
+    browser: Browser, node: NodeInMemory, language: str, words: str
+) -> None:
+    node.alter(FRACTIONS, state=State.WITHDRAWN, reason=KEY_REVOKED)
+    page = await browser.page("/l/maths-6e-fractions", accept_language=language)
+    assert words in page
+    assert (KEY_REVOKED in page, "took it back" in page) == (False, False)
+
+
+async def test_a_lesson_that_is_no_longer_offered_says_so_and_opens(browser: Browser, node: NodeInMemory) -> None:
+    assert "no longer offers it" not in await browser.page("/l/maths-6e-fractions", accept_language="en")
+    node.alter(FRACTIONS, is_offered=False)
+    page = await browser.page("/l/maths-6e-fractions", accept_language="en")
+    assert "no longer offers it" in page
+    assert "Open the lesson" in page
+
+
 async def test_foreign_words_are_escaped(browser: Browser, node: NodeInMemory) -> None:
     hostile = "<script>alert('x')</script>\"&"
     manifest = attrs.evolve(node.views[FRACTIONS].manifest, title=hostile, description=hostile, licence=hostile)
@@ -163,14 +191,26 @@ async def test_a_fresh_catalogue_has_no_banner(browser: Browser) -> None:
 
 
 async def test_the_banner_says_how_old_the_catalogue_is(browser: Browser, node: NodeInMemory) -> None:
-    node.is_fresh = False
-    assert "La liste date du vendredi 20 novembre 2026 (il y a 3 jours)." in await browser.page("/")
-    node.is_fresh, node.trouble = True, "no origin answers"
+    node.freshness = Freshness(is_fresh=False, expires=NOW, refreshed=NOW)
+    page = await browser.page("/")
+    assert "La source a répondu pour la dernière fois le lundi 23 novembre 2026." in page
+    assert "La liste date du vendredi 20 novembre 2026 (il y a 3 jours)." in page
+    node.freshness, node.trouble = Freshness(is_fresh=True, expires=NOW), "no origin answers"
     page = await browser.page("/", accept_language="en")
     assert "cannot be reached at the moment" in page
     assert "(3 days ago)" in page
     node.issued = None
     assert "(3 days ago)" not in await browser.page("/", accept_language="en")
+
+
+@pytest.mark.parametrize("clock", [Clock.BEHIND, Clock.AHEAD])
+async def test_the_banner_names_a_clock_that_can_hardly_be_right(
+    browser: Browser, node: NodeInMemory, clock: Clock
+) -> None:
+    node.freshness = Freshness(is_fresh=True, expires=NOW, clock=clock)
+    page = await browser.page("/")
+    assert "sa date est peut-être fausse" in page
+    assert "La liste date du vendredi 20 novembre 2026." in page  # and no age, which that clock would tell wrongly
 
 
 async def test_the_form_finds_lessons_without_a_script(browser: Browser) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 
 import attrs
 import httpx
+import pytest
 import trio
 
 from edgeshare.config import Endpoint, load
@@ -87,6 +89,12 @@ class Node:
                 await trio.sleep(0.05)
         raise AssertionError(f"{lesson} is not {state} but {found}; {await self.status()}")
 
+    async def until_gone(self, lesson: str) -> None:
+        """Return as soon as the lesson is no longer listed."""
+        with trio.fail_after(PATIENCE_S):
+            while await self.lesson(lesson) is not None:
+                await trio.sleep(0.05)
+
     async def until_status(self, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """The status, as soon as it is as wanted."""
         status: dict[str, Any] = {}
@@ -140,11 +148,19 @@ class Process:
 
 
 @asynccontextmanager
-async def process(*arguments: str | Path, log: Path) -> AsyncGenerator[Process, None]:
-    """Run an `edgeshare` command; killed when the context ends, if it has not ended by then."""
+async def process(*arguments: str | Path, log: Path, clock: str | None = None) -> AsyncGenerator[Process, None]:
+    """Run an `edgeshare` command; killed when the context ends, if it has not ended by then.
+
+    Its wall clock says what `clock` does, in faketime's words: `+31d`, `1970-01-02`.
+    """
     command = [sys.executable, "-m", "edgeshare", *map(str, arguments)]
+    env = dict(os.environ)
+    if clock is not None:
+        moment = f"@{clock} 12:00:00" if clock[0].isdigit() else clock
+        # only the wall clock: what waits for seconds goes on
+        env |= {"LD_PRELOAD": _libfaketime(), "FAKETIME": moment, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
     with log.open("wb") as output:
-        started = await trio.lowlevel.open_process(command, stdout=output, stderr=subprocess.STDOUT)
+        started = await trio.lowlevel.open_process(command, stdout=output, stderr=subprocess.STDOUT, env=env)
     try:
         yield Process(started, log)
     finally:
@@ -155,8 +171,17 @@ async def process(*arguments: str | Path, log: Path) -> AsyncGenerator[Process, 
 
 
 @asynccontextmanager
-async def apart(config: Path) -> AsyncGenerator[tuple[Node, Process], None]:
+async def apart(config: Path, *, clock: str | None = None) -> AsyncGenerator[tuple[Node, Process], None]:
     """A node as a process of its own, ready."""
-    async with process("run", "--config", config, log=config.with_name("log")) as running:
+    async with process("run", "--config", config, log=config.with_name("log"), clock=clock) as running:
         found = await running.says(r"reads at http://(.+):(\d+)/")
         yield Node(load(config).library, Endpoint(found[1], int(found[2]))), running
+
+
+def _libfaketime() -> str:
+    """The library that gives a process another clock; root has it, another user may have to skip."""
+    if found := next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None):
+        return str(found)
+    if os.geteuid() == 0:
+        pytest.fail("libfaketime is not installed: run requirements/system, as `make test` does")
+    pytest.skip("libfaketime is not installed, and only root can install it (requirements/system)")

@@ -1,25 +1,31 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import threading
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 
 import attrs
 import httpx
 import pytest
 import trio
+from securesystemslib.formats import encode_canonical
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
 from tuf.api.serialization.json import JSONSerializer
 
+from edgeshare import RELEASED
 from edgeshare.errors import LibraryError, OriginError, TrustError
+from edgeshare.freshness import Clock
 from edgeshare.manifest import MAX_MANIFEST, read_catalogue
 from edgeshare.origin.client import open_origins
+from edgeshare.refusals import Refusal
 from edgeshare.targets import hashed_target, lesson_keys, target_path
 from edgeshare.trust import Trust, check_root
 from tests.support.disk import read_only
@@ -71,10 +77,12 @@ def metadata(publisher: Publisher, name: str) -> Path:
 async def test_what_is_published_is_vouched_for_with_its_keys(publisher: Publisher) -> None:
     async with node(publisher) as asking:
         refreshed = await asking.trust.refresh((CATALOGUE,))
+        expires = asking.trust.freshness().expires
     vouched = refreshed.catalogues[CATALOGUE]
     assert (vouched.manifest.name, vouched.manifest.edition) == (CATALOGUE, 1)
     assert list(vouched.keys.values()) == [publisher.keys.lesson_key("cned")]
-    assert refreshed.expires - now() > timedelta(days=29)
+    assert expires is not None
+    assert expires - now() > timedelta(days=29)
     assert (refreshed.unpublished, refreshed.refused) == ((), {})
 
 
@@ -163,7 +171,7 @@ async def test_what_is_older_than_what_the_node_has_is_refused(publisher: Publis
     async with node(publisher) as asking:
         await asking.trust.refresh((CATALOGUE,))
         asking.origin.root = publisher.folder / "old"
-        with pytest.raises(TrustError, match=f"the metadata of {MIRROR} is refused, it is older than what this mach"):
+        with pytest.raises(TrustError, match=f"metadata/timestamp.json of {MIRROR} is refused, it is older than what"):
             await asking.trust.refresh((CATALOGUE,))
         asking.origin.root = publisher.repository
         assert (await asking.trust.refresh((CATALOGUE,))).catalogues[CATALOGUE].manifest.edition == 2
@@ -176,8 +184,8 @@ async def test_parts_of_two_editions_are_not_mixed(publisher: Publisher) -> None
     old_snapshot = metadata(publisher, "2.snapshot.json").read_bytes()
     async with node(publisher) as asking:
         asking.origin.instead = {"metadata/3.cned.json": old_role}
-        with pytest.raises(TrustError, match="is refused, it is older than what this machine has, or mixed"):
-            await asking.trust.refresh((CATALOGUE,))
+        refreshed = await asking.trust.refresh((CATALOGUE,))
+        assert re.match("metadata/3.cned.json is refused, it is (older|not the file)", refreshed.refused[CATALOGUE])
         asking.origin.instead = {"metadata/3.snapshot.json": old_snapshot}
         shutil.rmtree(asking.folder)
         asking.folder.mkdir()
@@ -187,25 +195,22 @@ async def test_parts_of_two_editions_are_not_mixed(publisher: Publisher) -> None
 
 async def test_expired_metadata_adds_nothing_new(publisher: Publisher) -> None:
     async with node(publisher) as asking:
-        known = (await asking.trust.refresh((CATALOGUE,))).expires
+        await asking.trust.refresh((CATALOGUE,))
+        known = asking.trust.freshness().expires
         publisher.add("maths-6e-angles", {"index.html": noise(100)})
         publisher.release(at=now() - timedelta(days=31))
-        with pytest.raises(TrustError, match=rf"the metadata of {MIRROR} has expired .* is this machine's clock right"):
+        expired = rf"metadata/timestamp.json of {MIRROR} is refused, it has expired .* is this machine's clock right"
+        with pytest.raises(TrustError, match=expired):
             await asking.trust.refresh((CATALOGUE,))
-        assert asking.trust.expires() == known
+        assert asking.trust.freshness().expires == known
         publisher.refresh()
         assert (await asking.trust.refresh((CATALOGUE,))).catalogues[CATALOGUE].manifest.edition == 2
 
 
-async def test_what_expires_first_says_how_long_metadata_is_fresh(publisher: Publisher) -> None:
+async def test_a_node_that_never_refreshed_knows_no_expiry_and_takes_nothing_for_fresh(publisher: Publisher) -> None:
     async with node(publisher) as asking:
-        assert asking.trust.expires() is None
-        publisher.add("maths-6e-angles", {"index.html": noise(100)})
-        publisher.release(at=now() - timedelta(days=88))  # two days of the snapshot's 90 are left
-        publisher.refresh()
-        refreshed = await asking.trust.refresh((CATALOGUE,))
-    assert timedelta(days=1) < refreshed.expires - now() < timedelta(days=3)
-    assert asking.trust.expires() == refreshed.expires
+        freshness = asking.trust.freshness()
+    assert (freshness.is_fresh, freshness.expires, freshness.warning(now())) == (False, None, None)
 
 
 @pytest.mark.parametrize(
@@ -226,7 +231,7 @@ async def test_what_expires_first_says_how_long_metadata_is_fresh(publisher: Pub
 async def test_what_is_not_metadata_is_refused(publisher: Publisher, name: str, content: bytes) -> None:
     async with node(publisher) as asking:
         asking.origin.instead = {f"metadata/{name}": content}
-        with pytest.raises((TrustError, OriginError), match=rf"^the metadata of {MIRROR} is refused, "):
+        with pytest.raises(TrustError, match=rf"^metadata/{name} of {MIRROR} is refused, it is (not|longer) "):
             await asking.trust.refresh((CATALOGUE,))
         asking.origin.instead = {}
         await asking.trust.refresh((CATALOGUE,))
@@ -242,6 +247,142 @@ async def test_metadata_that_somebody_altered_is_refused(publisher: Publisher) -
             await asking.trust.refresh((CATALOGUE,))
 
 
+def _signed_again(raw: bytes, publisher: Publisher, **changes: object) -> bytes:
+    """A timestamp with fields that python-tuf itself would not write, signed by the right key all the same."""
+    whole = json.loads(raw)
+    whole["signed"] |= changes
+    canonical = encode_canonical(whole["signed"])
+    assert canonical is not None
+    signature = publisher.keys.signer("timestamp").sign(canonical.encode())
+    whole["signatures"] = [signature.to_dict()]
+    return json.dumps(whole).encode()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"expires": "2026-13-45T00:00:00Z"}, "it is not TUF metadata"),
+        ({"expires": "tomorrow"}, "it is not TUF metadata"),
+        ({"spec_version": "2.0.0"}, "it is not TUF metadata"),
+        ({"version": -1}, "it is not TUF metadata"),
+        ({"version": "3"}, "it is not TUF metadata"),
+        ({"version": 1}, "it is older than what this machine has"),
+        ({"_type": "snapshot"}, "it breaks a rule of TUF"),
+        ({"meta": {}}, "it is not TUF metadata"),
+        ({"meta": {"snapshot.json": {"version": 1}}}, "it is older than what this machine has"),
+    ],
+)
+async def test_a_timestamp_that_cannot_be_is_refused_though_the_right_key_signed_it(
+    publisher: Publisher, changes: dict[str, object], said: str
+) -> None:
+    raw = metadata(publisher, "timestamp.json").read_bytes()
+    publisher.refresh()
+    async with node(publisher) as asking:
+        await asking.trust.refresh((CATALOGUE,))
+        asking.origin.instead = {"metadata/timestamp.json": _signed_again(raw, publisher, **{"version": 9, **changes})}
+        with pytest.raises(TrustError, match=f"timestamp.json of {MIRROR} is refused, {said}"):
+            await asking.trust.refresh((CATALOGUE,))
+        asking.origin.instead = {}
+        await asking.trust.refresh((CATALOGUE,))
+
+
+def _without_signatures(raw: bytes) -> bytes:
+    return json.dumps(json.loads(raw) | {"signatures": []}).encode()
+
+
+def _twice_signed(raw: bytes) -> bytes:
+    whole = json.loads(raw)
+    return json.dumps(whole | {"signatures": whole["signatures"] * 2}).encode()
+
+
+def _not_hex(raw: bytes) -> bytes:
+    whole = json.loads(raw)
+    whole["signatures"][0]["sig"] = "zz" * 64
+    return json.dumps(whole).encode()
+
+
+def _not_a_number(raw: bytes) -> bytes:
+    whole = json.loads(raw)
+    return json.dumps(whole | {"signed": whole["signed"] | {"version": float("nan")}}).encode()
+
+
+@pytest.mark.parametrize(
+    ("alter", "said"),
+    [
+        (_without_signatures, "too few of the keys that count"),
+        (_twice_signed, "it is not TUF metadata"),
+        (_not_hex, "too few of the keys that count"),
+        (_not_a_number, ""),
+        (lambda raw: raw + b"x", "it is not TUF metadata"),
+        (lambda raw: b"\xef\xbb\xbf" + raw, "it is not TUF metadata"),
+    ],
+)
+async def test_an_envelope_that_cannot_be_is_refused(
+    publisher: Publisher, alter: Callable[[bytes], bytes], said: str
+) -> None:
+    async with node(publisher) as asking:
+        raw = metadata(publisher, "timestamp.json").read_bytes()
+        asking.origin.instead = {"metadata/timestamp.json": alter(raw)}
+        with pytest.raises(TrustError, match=f"timestamp.json of {MIRROR} is refused, {said}"):
+            await asking.trust.refresh((CATALOGUE,))
+        asking.origin.instead = {}
+        await asking.trust.refresh((CATALOGUE,))
+
+
+async def test_more_than_16_kib_after_a_timestamp_is_too_long(publisher: Publisher) -> None:
+    async with node(publisher) as asking:
+        raw = metadata(publisher, "timestamp.json").read_bytes()
+        asking.origin.instead = {"metadata/timestamp.json": raw + b" " * 17_000}
+        with pytest.raises(OriginError, match="sends more than 16384 bytes"):
+            await asking.trust.refresh((CATALOGUE,))
+        assert [note.refusal for note in asking.trust.notes] == [Refusal.TOO_LONG]
+
+
+@pytest.mark.parametrize("other", ["2.snapshot.json", "1.targets.json", "1.root.json"])
+async def test_other_metadata_is_no_timestamp_though_its_key_is_right(publisher: Publisher, other: str) -> None:
+    async with node(publisher) as asking:
+        asking.origin.instead = {"metadata/timestamp.json": metadata(publisher, other).read_bytes()}
+        with pytest.raises(TrustError, match=f"timestamp.json of {MIRROR} is refused, "):
+            await asking.trust.refresh((CATALOGUE,))
+
+
+async def test_the_root_that_is_here_is_not_taken_for_the_next_one(publisher: Publisher) -> None:
+    async with node(publisher) as asking:
+        asking.origin.instead = {"metadata/2.root.json": publisher.root.read_bytes()}
+        with pytest.raises(TrustError, match=f"2.root.json of {MIRROR} is refused, it is older than what this machine"):
+            await asking.trust.refresh((CATALOGUE,))
+
+
+async def test_an_expired_root_is_named(publisher: Publisher) -> None:
+    root = Metadata[Root].from_bytes(publisher.root.read_bytes())
+    root.signed.version = 2
+    root.signed.expires = now() - timedelta(days=1)
+    root.sign(publisher.keys.signer("root"))
+    metadata(publisher, "2.root.json").write_bytes(root.to_bytes(JSONSerializer()))
+    async with node(publisher) as asking:
+        with pytest.raises(TrustError, match=r"it has expired .*root"):
+            await asking.trust.refresh((CATALOGUE,))
+
+
+async def test_a_snapshot_that_drops_a_role_is_a_rollback(publisher: Publisher) -> None:
+    async with node(publisher) as asking:
+        await asking.trust.refresh((CATALOGUE,))
+        timestamp = Metadata[Timestamp].from_bytes(metadata(publisher, "timestamp.json").read_bytes())
+        version = timestamp.signed.snapshot_meta.version
+        snapshot = Metadata[Snapshot].from_bytes(metadata(publisher, f"{version}.snapshot.json").read_bytes())
+        snapshot.signed.version += 1
+        del snapshot.signed.meta["cned.json"]
+        snapshot.sign(publisher.keys.signer("snapshot"))
+        raw = snapshot.to_bytes(JSONSerializer())
+        metadata(publisher, f"{version + 1}.snapshot.json").write_bytes(raw)
+        timestamp.signed.version += 1
+        timestamp.signed.snapshot_meta = MetaFile.from_data(version + 1, raw, ["sha256"])
+        timestamp.sign(publisher.keys.signer("timestamp"))
+        metadata(publisher, "timestamp.json").write_bytes(timestamp.to_bytes(JSONSerializer()))
+        with pytest.raises(TrustError, match=r"it breaks a rule of TUF .*New snapshot is missing"):
+            await asking.trust.refresh((CATALOGUE,))
+
+
 async def test_a_target_that_somebody_altered_is_refused(publisher: Publisher) -> None:
     (target,) = (publisher.repository / "targets").rglob("*.manifest")
     path = str(target.relative_to(publisher.repository))
@@ -249,8 +390,9 @@ async def test_a_target_that_somebody_altered_is_refused(publisher: Publisher) -
     async with node(publisher) as asking:
         for altered in (raw[:-1], raw + b"x", bytes([raw[0] ^ 1]) + raw[1:], b""):
             asking.origin.instead = {path: altered}
-            with pytest.raises(TrustError, match=f"the metadata of {MIRROR} is refused, "):
-                await asking.trust.refresh((CATALOGUE,))
+            refreshed = await asking.trust.refresh((CATALOGUE,))
+            assert not refreshed.catalogues
+            assert refreshed.refused[CATALOGUE].startswith(f"{path} is refused, it is ")
 
 
 async def test_the_root_of_another_publisher_trusts_nothing_here(publisher: Publisher, tmp_path: Path) -> None:
@@ -266,14 +408,16 @@ async def test_an_update_that_is_not_whole_yet_is_no_news(publisher: Publisher) 
     publisher.release()
     async with node(publisher) as asking:
         asking.origin.instead = {"metadata/3.snapshot.json": 404}
-        with pytest.raises(OriginError, match=rf"metadata is missing, {MIRROR} has no metadata/3.snapshot.json: is it"):
+        with pytest.raises(
+            TrustError, match=r"an update is announced, and not complete yet \(.* no metadata/3.snapshot.json"
+        ):
             await asking.trust.refresh((CATALOGUE,))
 
 
 async def test_a_server_that_is_no_repository_is_named(publisher: Publisher, tmp_path: Path) -> None:
     async with node(publisher) as asking:
         asking.origin.root = tmp_path / "nothing"
-        with pytest.raises(OriginError, match=rf"{MIRROR} has no metadata/timestamp.json: is it a repository, and"):
+        with pytest.raises(OriginError, match=rf"{MIRROR} has no metadata/timestamp.json: is it a repository"):
             await asking.trust.refresh((CATALOGUE,))
 
 
@@ -283,7 +427,10 @@ async def test_a_new_root_changes_the_keys(publisher: Publisher) -> None:
         _rotate_timestamp_key(publisher)
         await asking.trust.refresh((CATALOGUE,))
         assert "metadata/3.root.json" in asking.origin.asked
-        publisher.refresh()  # by the key that no longer counts
+        timestamp = Metadata[Timestamp].from_bytes(metadata(publisher, "timestamp.json").read_bytes())
+        timestamp.signed.version += 1
+        timestamp.sign(publisher.keys.signer("timestamp"))  # it no longer counts
+        metadata(publisher, "timestamp.json").write_bytes(timestamp.to_bytes(JSONSerializer()))
         with pytest.raises(TrustError, match="too few of the keys that count have signed it"):
             await asking.trust.refresh((CATALOGUE,))
 
@@ -320,7 +467,7 @@ async def test_metadata_that_cannot_be_written_is_said_to_be(publisher: Publishe
         await asking.trust.refresh((CATALOGUE,))
         with read_only(asking.folder), pytest.raises(LibraryError, match=r"cannot be written .*: is the disk full or"):
             await asking.trust.refresh((CATALOGUE,))
-        assert asking.trust.expires() is not None
+        assert asking.trust.freshness().is_fresh
         await asking.trust.refresh((CATALOGUE,))
 
 
@@ -362,7 +509,7 @@ async def test_when_no_mirror_sends_what_is_right_the_reason_names_one(publisher
     evil.instead = {"metadata/timestamp.json": b"<html>"}
     down.instead = dict.fromkeys(("metadata/timestamp.json", "metadata/2.root.json"), 500)
     async with trusting(publisher, evil=evil, down=down) as trust:
-        with pytest.raises(TrustError, match=r"the metadata of http://evil/ is refused, it is not TUF metadata"):
+        with pytest.raises(TrustError, match=r"metadata/timestamp.json of http://evil/ is refused, it is not TUF"):
             await trust.refresh((CATALOGUE,))
 
 
@@ -403,6 +550,184 @@ async def test_metadata_without_an_end_is_cut(publisher: Publisher) -> None:
     async with serving(endless) as server, open_origins((server.url,), Random(1)) as origins:
         with pytest.raises(OriginError, match=f"{server.url} sends more than"):
             await Trust(folder, publisher.root.read_bytes(), origins).refresh((CATALOGUE,))
+
+
+async def test_the_newest_of_several_mirrors_wins_whatever_their_order(publisher: Publisher) -> None:
+    shutil.copytree(publisher.repository, publisher.folder / "old")
+    publisher.add("maths-6e-angles", {"index.html": noise(100)})
+    publisher.release()
+    async with trusting(publisher, old=Folder(publisher.folder / "old"), new=Folder(publisher.repository)) as trust:
+        assert (await trust.refresh((CATALOGUE,))).catalogues[CATALOGUE].manifest.edition == 2
+        assert trust.versions()["timestamp"] == 3
+    assert not trust.notes
+
+
+async def test_one_mirror_cannot_hide_that_the_root_has_changed(publisher: Publisher) -> None:
+    _rotate_timestamp_key(publisher)
+    hiding, honest = Folder(publisher.repository), Folder(publisher.repository)
+    hiding.instead = {"metadata/2.root.json": 404}
+    async with trusting(publisher, hiding=hiding, honest=honest) as trust:
+        await trust.refresh((CATALOGUE,))
+        assert trust.versions()["root"] == 2
+
+
+async def test_a_mirror_that_lies_is_set_aside_when_another_does_better_and_one_that_lags_is_not(
+    publisher: Publisher,
+) -> None:
+    shutil.copytree(publisher.repository, publisher.folder / "old")
+    publisher.add("maths-6e-angles", {"index.html": noise(100)})
+    publisher.release()
+    evil, old, new = Folder(publisher.repository), Folder(publisher.folder / "old"), Folder(publisher.repository)
+    forged = json.loads(metadata(publisher, "timestamp.json").read_text())
+    forged["signed"]["version"] = 9
+    evil.instead = {"metadata/timestamp.json": json.dumps(forged).encode()}
+    async with trusting(publisher, old=old, evil=evil, new=new) as trust:
+        assert (await trust.refresh((CATALOGUE,))).catalogues[CATALOGUE].manifest.edition == 2
+        aside = {state.name: state.reason for state in trust._origins.states() if state.is_aside}
+        assert list(aside) == ["http://evil/"]
+        assert aside["http://evil/"] is not None
+        assert aside["http://evil/"].startswith("sends a metadata/timestamp.json that is refused, too few of the keys")
+        evil.asked.clear()
+        await trust.refresh((CATALOGUE,))
+        assert evil.asked == []
+    assert [note.refusal for note in trust.notes] == [Refusal.SIGNATURES]
+
+
+async def test_mirrors_are_not_blamed_for_what_a_publisher_signed_wrongly(publisher: Publisher) -> None:
+    role = Metadata[Targets].from_bytes(metadata(publisher, "2.cned.json").read_bytes())
+    role.sign(CryptoSigner.generate_ed25519())  # a stranger's, in place of the publisher's
+    _show_role(publisher, "2.cned.json", role)
+    one, two = Folder(publisher.repository), Folder(publisher.repository)
+    async with trusting(publisher, one=one, two=two) as trust:
+        refreshed = await trust.refresh((CATALOGUE,))
+        assert refreshed.refused[CATALOGUE].startswith("metadata/2.cned.json is refused, too few of the keys")
+        assert not any(state.is_aside for state in trust._origins.states())
+
+
+async def test_what_the_targets_role_says_in_another_form_is_refused_whole(publisher: Publisher) -> None:
+    role = Metadata[Targets].from_bytes(metadata(publisher, "1.targets.json").read_bytes())
+    role.signed.unrecognized_fields["x-edgeshare"] = {"revoked": ["cned"]}
+    role.sign(publisher.keys.signer("targets"))
+    _show_role(publisher, "1.targets.json", role)
+    async with node(publisher) as asking:
+        with pytest.raises(
+            TrustError, match=r"the targets metadata .* is refused, .* something else than who may publish"
+        ):
+            await asking.trust.refresh((CATALOGUE,))
+        assert [note.refusal for note in asking.trust.notes] == [Refusal.INVALID]
+
+
+async def test_a_publisher_whose_role_has_expired_does_not_keep_the_others_back(publisher: Publisher) -> None:
+    role = Metadata[Targets].from_bytes(metadata(publisher, "2.cned.json").read_bytes())
+    role.signed.expires = now() - timedelta(days=1)
+    role.sign(publisher.keys.signer("cned"))
+    _show_role(publisher, "2.cned.json", role)
+    async with node(publisher) as asking:
+        refreshed = await asking.trust.refresh((CATALOGUE, "nobody/6e"))
+    assert "it has expired" in refreshed.refused[CATALOGUE]
+    assert refreshed.unpublished == ("nobody/6e",)
+
+
+def _show_role(publisher: Publisher, name: str, role: Metadata[Targets]) -> None:
+    """Publish other metadata of a targets role, under a snapshot and a timestamp that are right."""
+    raw = role.to_bytes(JSONSerializer())
+    metadata(publisher, name).write_bytes(raw)
+    timestamp = Metadata[Timestamp].from_bytes(metadata(publisher, "timestamp.json").read_bytes())
+    version = timestamp.signed.snapshot_meta.version
+    snapshot = Metadata[Snapshot].from_bytes(metadata(publisher, f"{version}.snapshot.json").read_bytes())
+    snapshot.signed.meta[name.partition(".")[2]] = MetaFile.from_data(role.signed.version, raw, ["sha256"])
+    snapshot.sign(publisher.keys.signer("snapshot"))
+    raw = snapshot.to_bytes(JSONSerializer())
+    metadata(publisher, f"{version}.snapshot.json").write_bytes(raw)
+    timestamp.signed.snapshot_meta = MetaFile.from_data(version, raw, ["sha256"])
+    timestamp.sign(publisher.keys.signer("timestamp"))
+    metadata(publisher, "timestamp.json").write_bytes(timestamp.to_bytes(JSONSerializer()))
+
+
+# What is kept of the trusted metadata
+
+
+async def test_what_a_power_cut_tore_is_put_back_so_that_nothing_older_is_taken(publisher: Publisher) -> None:
+    shutil.copytree(publisher.repository, publisher.folder / "old")
+    publisher.add("maths-6e-angles", {"index.html": noise(100)})
+    publisher.release()
+    async with node(publisher) as asking:
+        await asking.trust.refresh((CATALOGUE,))
+    before = asking.trust.versions()
+    for torn in asking.folder.glob("*.json"):
+        torn.unlink()
+        torn.write_bytes(b"")
+    async with node(publisher) as asking:
+        assert asking.trust.versions() == before
+        asking.origin.root = publisher.folder / "old"
+        with pytest.raises(TrustError, match="it is older than what this machine has"):
+            await asking.trust.refresh((CATALOGUE,))
+
+
+async def test_an_older_file_that_came_back_gives_way_to_the_newer_one(publisher: Publisher) -> None:
+    async with node(publisher) as asking:
+        await asking.trust.refresh((CATALOGUE,))
+        old = (asking.folder / "timestamp.json").read_bytes()
+        publisher.refresh()
+        await asking.trust.refresh((CATALOGUE,))
+    (asking.folder / "timestamp.json").write_bytes(old)
+    async with node(publisher) as asking:
+        assert asking.trust.versions()["timestamp"] == 3
+
+
+@pytest.mark.parametrize("copy", [b"", b"\xc1", b"\x80", b"\x01"])
+async def test_a_damaged_copy_is_as_if_there_were_none(publisher: Publisher, copy: bytes) -> None:
+    async with node(publisher) as asking:
+        await asking.trust.refresh((CATALOGUE,))
+    (asking.folder / "trusted.msgpack").write_bytes(copy)
+    async with node(publisher) as asking:
+        assert asking.trust.freshness().is_fresh
+        await asking.trust.refresh((CATALOGUE,))
+
+
+async def test_when_the_origin_was_heard_last_is_known_after_a_restart(publisher: Publisher) -> None:
+    async with node(publisher) as asking:
+        await asking.trust.refresh((CATALOGUE,))
+        heard = asking.trust.freshness().refreshed
+    async with node(publisher) as asking:
+        assert asking.trust.freshness().refreshed == heard
+
+
+# Clocks
+
+
+@asynccontextmanager
+async def at(publisher: Publisher, moment: datetime) -> AsyncGenerator[Trust, None]:
+    """The trust of a node whose own clock says `moment`; the updater's is right."""
+    folder = publisher.folder / "trust"
+    folder.mkdir(exist_ok=True)
+    async with open_origins((MIRROR,), Random(1), transport=Folder(publisher.repository)) as origins:
+        yield Trust(folder, publisher.root.read_bytes(), origins, now=lambda: moment)
+
+
+async def test_a_clock_that_is_far_behind_is_named_and_takes_what_is_fresh(publisher: Publisher) -> None:
+    async with at(publisher, datetime(1970, 1, 1, tzinfo=UTC)) as trust:
+        await trust.refresh((CATALOGUE,))
+        freshness = trust.freshness()
+    assert (freshness.is_fresh, freshness.clock) == (True, Clock.BEHIND)
+
+
+async def test_a_clock_that_is_behind_makes_nothing_fresh_that_expired(
+    publisher: Publisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publisher.add("maths-6e-angles", {"index.html": noise(100)})
+    publisher.release(at=RELEASED - timedelta(days=40))
+    updaters = SimpleNamespace(datetime=_Clock1970, timezone=timezone)
+    monkeypatch.setattr("tuf.ngclient._internal.trusted_metadata_set.datetime", updaters)
+    async with at(publisher, datetime(1970, 1, 1, tzinfo=UTC)) as trust:
+        with pytest.raises(TrustError, match=r"the timestamp metadata of .* it expired on .* clock is behind"):
+            await trust.refresh((CATALOGUE,))
+
+
+class _Clock1970(datetime):
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> _Clock1970:
+        return cls(1970, 1, 1, tzinfo=tz)
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"<html>", b"[" * 5000])
