@@ -4,26 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 
 from edgeshare import vocabulary
+from edgeshare.cli.keys import keys as keys_commands
 from edgeshare.cli.output import Group, byte_progress, print_json, say
-from edgeshare.manifest import lesson_id
-from edgeshare.publish.keys import Keys
-from edgeshare.publish.repository import Released, create_repository, open_repository, refresh_repository
-from edgeshare.units import size
-
-_repository = click.argument("repository", metavar="REPO", type=click.Path(path_type=Path))
-_keys = click.option(
-    "--keys",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="The folder of private keys; keep it outside the repository.",
+from edgeshare.cli.repositories import (
+    encrypt_option,
+    json_option,
+    keys_in,
+    keys_option,
+    new_passphrase,
+    now,
+    publisher_option,
+    repository_argument,
+    say_waiting,
+    waiting_json,
 )
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+from edgeshare.manifest import lesson_id
+from edgeshare.publish import ceremony
+from edgeshare.publish.released import Released
+from edgeshare.publish.repository import create_repository, open_repository, refresh_repository
+from edgeshare.units import size
 
 
 @click.group(cls=Group)
@@ -38,35 +42,51 @@ def publish() -> None:
     """
 
 
+publish.add_command(keys_commands)
+
+
 @publish.command()
-@_repository
-@_keys
+@repository_argument
+@keys_option
 @click.option("--publisher", default="cned", show_default=True, help="The name before the / of its catalogues.")
-def init(repository: Path, keys: Path, publisher: str) -> None:
+@click.option("--root-keys", default=1, show_default=True, metavar="N", help="How many keys root and targets get.")
+@click.option("--threshold", default=1, show_default=True, metavar="M", help="How many of them have to sign.")
+@encrypt_option
+def init(repository: Path, keys: Path, publisher: str, root_keys: int, threshold: int, encrypt: bool) -> None:
     """Make a new repository, its keys, and its root of trust (REPO/metadata/1.root.json).
 
     \b
     Example:
-      edgeshare publish init /srv/lessons --keys /root/keys
+      edgeshare publish init /srv/lessons --keys /root/keys --root-keys 3 --threshold 2
     """
-    create_repository(repository, Keys(keys), publisher, _now())
+    create_repository(
+        repository,
+        keys_in(keys),
+        publisher,
+        now(),
+        offline_keys=root_keys,
+        threshold=threshold,
+        passphrase=new_passphrase(is_wanted=encrypt),
+    )
     click.echo(f"made the repository {repository}; nodes start from {repository / 'metadata' / '1.root.json'}")
-    say(f"the private keys are in {keys}: back them up, and keep root.pem and targets.pem off this machine")
+    offline = "root.pem and targets.pem" if root_keys == 1 else f"the {2 * root_keys} of root and targets"
+    say(f"the private keys are in {keys}: back them up, and keep {offline} off this machine")
 
 
 @publish.command()
-@_repository
+@repository_argument
 @click.argument("folder", metavar="LESSON_DIR", type=click.Path(path_type=Path))
-@_keys
-@_json
-def add(repository: Path, folder: Path, keys: Path, as_json: bool) -> None:
+@keys_option
+@publisher_option
+@json_option
+def add(repository: Path, folder: Path, keys: Path, publisher: str | None, as_json: bool) -> None:
     """Stage the lesson in LESSON_DIR, or its next version; `release` publishes it.
 
     \b
     Example:
       edgeshare publish add /srv/lessons manifests/lessons/maths-6e-fractions --keys /root/keys
     """
-    with open_repository(repository, Keys(keys)) as opened, _progress(folder.name) as report:
+    with open_repository(repository, keys_in(keys), publisher) as opened, _progress(folder.name) as report:
         staged = opened.add(folder, vocabulary.built_in(), report)
     for warning in staged.warnings:
         say(f"warning: {warning}")
@@ -95,18 +115,19 @@ def add(repository: Path, folder: Path, keys: Path, as_json: bool) -> None:
 
 
 @publish.command()
-@_repository
+@repository_argument
 @click.argument("lesson", metavar="LESSON_ID")
 @click.option("--reason", required=True, help="Why, in words for its readers.")
-@_keys
-def withdraw(repository: Path, lesson: str, reason: str, keys: Path) -> None:
+@keys_option
+@publisher_option
+def withdraw(repository: Path, lesson: str, reason: str, keys: Path, publisher: str | None) -> None:
     """Stage the withdrawal of a lesson: after the next release nodes stop serving it and delete it.
 
     \b
     Example:
       edgeshare publish withdraw /srv/lessons maths-6e-fractions --reason "Les droits ont expiré" --keys /root/keys
     """
-    with open_repository(repository, Keys(keys)) as opened:
+    with open_repository(repository, keys_in(keys), publisher) as opened:
         needs_release = opened.withdraw(lesson_id(lesson), reason)
     if needs_release:
         click.echo(f"staged the withdrawal of {lesson}, for good; publish it with `edgeshare publish release`")
@@ -116,30 +137,102 @@ def withdraw(repository: Path, lesson: str, reason: str, keys: Path) -> None:
 
 
 @publish.command()
-@_repository
-@_keys
+@repository_argument
+@click.argument("lesson", metavar="LESSON_ID")
+@keys_option
+@publisher_option
+def reinstate(repository: Path, lesson: str, keys: Path, publisher: str | None) -> None:
+    """Stage the return of a withdrawn lesson: it may then be added again, as its next version.
+
+    \b
+    Example:
+      edgeshare publish reinstate /srv/lessons maths-6e-fractions --keys /root/keys
+    """
+    with open_repository(repository, keys_in(keys), publisher) as opened:
+        is_published = opened.reinstate(lesson_id(lesson))
+    after = "publish it" if is_published else "add it again, and publish both"
+    click.echo(f"staged the return of {lesson}; {after} with `edgeshare publish release`")
+
+
+@publish.command()
+@repository_argument
+@click.argument("name", metavar="NAME")
+@click.option("--prefix", required=True, help="What the ids of its lessons begin with.")
+@click.option(
+    "--public",
+    multiple=True,
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="The public half of its key, PEM; repeatable. Without it keys are made in --keys.",
+)
+@click.option("--threshold", default=1, show_default=True, metavar="M", help="How many of its keys have to sign.")
+@encrypt_option
+@keys_option
+def delegate(
+    repository: Path, name: str, prefix: str, public: tuple[Path, ...], threshold: int, encrypt: bool, keys: Path
+) -> None:
+    """Let another publisher publish lessons of its own under its own keys: NAME, like lyon.
+
+    \b
+    Example:
+      edgeshare publish delegate /srv/lessons lyon --prefix lyon- --public lyon.pub.pem --keys /root/keys
+    """
+    with open_repository(repository, opened_keys := keys_in(keys)) as opened:
+        released = ceremony.delegate(
+            opened,
+            opened_keys,
+            name,
+            prefix,
+            now(),
+            public=[ceremony.read_public(path) for path in public],
+            threshold=threshold,
+            passphrase=new_passphrase(is_wanted=encrypt and not public),
+        )
+    if not released.waiting:
+        click.echo(f"{name} may publish lessons whose ids begin with {prefix}")
+    say_waiting(released.waiting, repository)
+
+
+@publish.command()
+@repository_argument
+@keys_option
+@publisher_option
 @click.option("--origin", "origins", multiple=True, metavar="URL", help="Where the repository is served; repeatable.")
 @click.option("--tracker", "trackers", multiple=True, metavar="URL", help="Where nodes meet; repeatable.")
-@_json
-def release(repository: Path, keys: Path, origins: tuple[str, ...], trackers: tuple[str, ...], as_json: bool) -> None:
+@json_option
+def release(
+    repository: Path,
+    keys: Path,
+    publisher: str | None,
+    origins: tuple[str, ...],
+    trackers: tuple[str, ...],
+    as_json: bool,
+) -> None:
     """Sign and publish what is staged: new catalogues, snapshot, timestamp.
 
     Without --origin or --tracker, those of the last release stay. Metadata that is past half of its life is signed
-    anew, as far as its keys are there.
+    anew, as far as its keys are there. Drafts that have all signatures are published; what lacks some becomes a draft.
 
     \b
     Example:
       edgeshare publish release /srv/lessons --keys /root/keys --tracker udp://lecons.example.fr:6969
     """
-    with open_repository(repository, Keys(keys)) as opened:
-        released = opened.release(_now(), origins=origins or None, trackers=trackers or None)
+    with open_repository(repository, keys_in(keys), publisher) as opened:
+        released = opened.release(now(), origins=origins or None, trackers=trackers or None)
     if as_json:
         _print_released(released)
         return
     for warning in released.warnings:
         say(f"warning: {warning}; release again before, with the key that signs it")
+    say_waiting(released.waiting, repository)
+    others = [
+        role for role in released.roles if role not in {each.name.partition("/")[0] for each in released.catalogues}
+    ]
+    if others:
+        click.echo(f"published new metadata of {', '.join(others)}")
     if not released.catalogues:
-        click.echo(f"nothing is staged: nothing to release; fresh until {released.expires:%Y-%m-%d}")
+        if not released.waiting and not others:
+            click.echo(f"nothing is staged: nothing to release; fresh until {released.expires:%Y-%m-%d}")
         return
     for lesson in released.lessons:
         click.echo(f"{lesson.id}, version {lesson.version}: {size(lesson.size)}")
@@ -150,24 +243,25 @@ def release(repository: Path, keys: Path, origins: tuple[str, ...], trackers: tu
 
 
 @publish.command()
-@_repository
-@_keys
-@_json
+@repository_argument
+@keys_option
+@json_option
 def refresh(repository: Path, keys: Path, as_json: bool) -> None:
     """Sign a new timestamp, so that nodes know the repository is alive; a timer runs this.
 
-    Of the keys only timestamp.pem is used.
+    Of the keys only timestamp.pem is needed. With snapshot.pem, drafts that have all signatures are published too.
 
     \b
     Example:
       edgeshare publish refresh /srv/lessons --keys /root/keys
     """
-    released = refresh_repository(repository, Keys(keys), _now())
+    released = refresh_repository(repository, keys_in(keys), now())
     if as_json:
         _print_released(released)
         return
     for warning in released.warnings:
         say(f"warning: {warning}; `edgeshare publish release` renews it")
+    say_waiting(released.waiting, repository)
     click.echo(f"fresh until {released.expires:%Y-%m-%d}")
 
 
@@ -177,14 +271,12 @@ def _print_released(released: Released) -> None:
             "catalogues": [{"name": each.name, "edition": each.edition} for each in released.catalogues],
             "lessons": [{"id": each.id, "version": each.version} for each in released.lessons],
             "withdrawn": list(released.withdrawn),
+            "roles": list(released.roles),
+            "waiting": waiting_json(released.waiting),
             "warnings": list(released.warnings),
             "expires": released.expires.isoformat(),
         }
     )
-
-
-def _now() -> datetime:
-    return datetime.now(UTC).replace(microsecond=0)  # TUF's times have whole seconds
 
 
 @contextmanager

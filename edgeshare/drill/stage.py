@@ -16,9 +16,10 @@ import attrs
 
 from edgeshare import vocabulary
 from edgeshare.config import nearest
-from edgeshare.errors import EdgeshareError, RepositoryError
+from edgeshare.errors import EdgeshareError, RepositoryError, TrustError
 from edgeshare.manifest import LessonId, LessonManifest
 from edgeshare.publish.keys import Keys
+from edgeshare.publish.released import Released
 from edgeshare.publish.repository import Repository, open_repository
 
 REASON = "L’exercice est terminé"  # of the withdrawal, for readers
@@ -70,10 +71,11 @@ def publish(plan: Plan) -> Published:
             _write(folder, lesson, name, plan)
             manifest = repository.add(folder, vocabulary.built_in()).manifest
         try:
-            released = repository.release(now, only=lesson)
+            released = _release(repository, now, lesson)
         except EdgeshareError:
             with suppress(EdgeshareError):
                 repository.withdraw(lesson, "it was never released")  # only staged, so this drops it
+                repository.release(now, only=lesson)  # and this what may wait for signatures
             raise
         catalogue = next(each for each in released.catalogues if each.name == name)
         hashes = tuple(bytes.fromhex(each) for each in repository.tracker_hashes(manifest.info_hash))
@@ -99,8 +101,21 @@ def _clear(repository: Repository, now: datetime) -> tuple[LessonId, ...]:
     left = tuple(each.id for each in repository.lessons if each.is_rehearsal and each.expires and each.expires < now)
     for lesson in left:
         repository.withdraw(lesson, REASON)
-        repository.release(now, only=lesson)
+        _release(repository, now, lesson)
     return left
+
+
+def _release(repository: Repository, now: datetime, lesson: LessonId) -> Released:
+    """Release the drill's lesson, or its withdrawal, at once: it is of no use in a draft.
+
+    Raises:
+        TrustError: keys are missing.
+    """
+    released = repository.release(now, only=lesson)
+    if any(each.role == repository.publisher for each in released.waiting):
+        hint = "give --keys a folder with all keys that a release needs"
+        raise TrustError(f"{lesson} waits for signatures, and its time will not", hint=hint)
+    return released
 
 
 def _free_id(repository: Repository, start: datetime) -> LessonId:
@@ -148,7 +163,7 @@ def withdraw(plan: Plan, lesson: LessonId) -> None:
     with open_repository(plan.repository, Keys(plan.keys)) as repository:
         if any(each.id == lesson for each in repository.lessons):  # or somebody was faster
             repository.withdraw(lesson, REASON)
-            repository.release(_now(), only=lesson)
+            _release(repository, _now(), lesson)
 
 
 def _now() -> datetime:

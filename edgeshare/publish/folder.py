@@ -15,7 +15,7 @@ import attrs
 from edgeshare.config import nearest
 from edgeshare.errors import LessonError, ManifestError
 from edgeshare.manifest import LessonManifest, shown, structure
-from edgeshare.paths import MAX_FILES, unsafe, windows_warnings
+from edgeshare.paths import MAX_FILES, unsafe
 from edgeshare.vocabulary import Vocabulary
 
 DESCRIPTION = "lesson.toml"
@@ -87,7 +87,7 @@ def read_folder(root: Path, vocabulary: Vocabulary) -> LessonFolder:
         close = nearest(start, (file.path for file in files))
         hint = f"did you mean {close!r}?" if close else "name the file that a browser opens first"
         raise LessonError(f"{_shown(root)}: there is no file {start!r} to `start` with", hint=hint)
-    warnings = [f"{each.path!r}: {each.reason}" for each in windows_warnings(file.path for file in files)]
+    warnings: list[str] = []
     for key, known in (("levels", vocabulary.levels), ("subjects", vocabulary.subjects)):
         for code in fields[key]:
             if code not in known:

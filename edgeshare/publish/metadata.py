@@ -1,36 +1,39 @@
-"""The repository's TUF metadata: made, read, signed and written in an order that never shows a half-made edition.
+"""The repository's TUF metadata as it is published: made, read, signed, and written so that no half-made edition shows.
 
 A publisher is a delegated role that may sign `catalogue/<publisher>/*`. Versioned files are written first and mean
-nothing until `timestamp.json`, last, names them (root's aside, which stands for itself). A release renews the publisher
-and the snapshot; it renews root and targets too when half of their life is over and their keys are at hand.
+nothing until `timestamp.json` names them; a root stands for itself. So an edition shows with one rename. A root that
+changes the keys of what is below takes two, and what lies between them is right too where the old keys sign as well.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import attrs
+from securesystemslib.exceptions import UnverifiedSignatureError
+from securesystemslib.signer import Key, Signer
 from tuf.api.exceptions import RepositoryError as TufError
 from tuf.api.metadata import (
     DelegatedRole,
     Delegations,
-    Key,
     Metadata,
     MetaFile,
     Root,
     Snapshot,
-    TargetFile,
     Targets,
     Timestamp,
+    VerificationResult,
 )
+from tuf.api.serialization import SerializationError
 from tuf.api.serialization.json import JSONSerializer
 
 from edgeshare.errors import RepositoryError
 from edgeshare.library.content import put
-from edgeshare.publish.keys import Keys
+from edgeshare.publish.keys import TOP_ROLES, Keys
 from edgeshare.targets import ISSUED
 
 # How long each role's signature is good for. The timestamp must outlive a USB stick's journey; a timer renews it.
@@ -42,66 +45,181 @@ LIFETIMES = {
     "timestamp": timedelta(days=30),
 }
 
+MAX_KEYS = 16  # of one role: more people than that hold no ceremony
+
 _Signed = TypeVar("_Signed", Root, Targets, Snapshot, Timestamp)
 
 
 @attrs.frozen(kw_only=True)
 class RepositoryMetadata:
-    """What the repository says now."""
+    """What the repository says, all roles at one time."""
 
-    publisher: str
     root: Metadata[Root]
     targets: Metadata[Targets]
-    role: Metadata[Targets]  # the publisher's
+    publishers: Mapping[str, Metadata[Targets]]  # by name, in the order of their delegation
     snapshot: Metadata[Snapshot]
     timestamp: Metadata[Timestamp]
 
     @property
     def expires(self) -> datetime:
         """When the first of the roles expires: from then on nodes take nothing new."""
-        return min([self.timestamp.signed.expires, *self._expiries().values()])
+        signed = (self.timestamp.signed, self.snapshot.signed, self.root.signed, self.targets.signed)
+        return min(role.expires for role in (*signed, *(each.signed for each in self.publishers.values())))
 
     def ageing(self, now: datetime) -> dict[str, datetime]:
-        """The roles that a release renews and that have less than half of their life left, and when they expire."""
-        return {name: expires for name, expires in self._expiries().items() if expires - now < LIFETIMES[name] / 2}
-
-    def _expiries(self) -> dict[str, datetime]:
+        """The roles, but the timestamp, that have less than half of their life left, and when they expire."""
+        roles: dict[str, Metadata[Any]] = {
+            "root": self.root,
+            "targets": self.targets,
+            **self.publishers,
+            "snapshot": self.snapshot,
+        }
         return {
-            "root": self.root.signed.expires,
-            "targets": self.targets.signed.expires,
-            "publisher": self.role.signed.expires,
-            "snapshot": self.snapshot.signed.expires,
+            name: role.signed.expires for name, role in roles.items() if role.signed.expires - now < lifetime(name) / 2
         }
 
+    def needs_snapshot(self, now: datetime) -> bool:
+        """Whether the snapshot names other versions than these, has no signature that counts, or grows old."""
+        wanted = {"targets.json": self.targets} | {f"{name}.json": role for name, role in self.publishers.items()}
+        named = self.snapshot.signed.meta
+        return (
+            any(name not in named or named[name].version != role.signed.version for name, role in wanted.items())
+            or "snapshot" in self.ageing(now)
+            or not vouched(self.root, "snapshot", self.snapshot)
+        )
 
-def create(folder: Path, keys: Keys, publisher: str, now: datetime) -> RepositoryMetadata:
-    """Make and write the first metadata of a repository: roles, keys, and an empty publisher's role."""
+
+def lifetime(role: str) -> timedelta:
+    """How long the role's signatures are good for."""
+    return LIFETIMES[role if role in TOP_ROLES else "publisher"]
+
+
+def vouched(above: Metadata[Root] | Metadata[Targets], role: str, metadata: Metadata[Any]) -> VerificationResult:
+    """Which keys that `above` gave to the role have signed `metadata`; true when they are enough."""
+    signed: Root | Targets = above.signed
+    return signed.get_verification_result(role, payload(metadata), metadata.signatures)
+
+
+def key_ids(above: Metadata[Root] | Metadata[Targets], role: str) -> frozenset[str]:
+    """The ids of the keys that `above` gave to the role; none where it knows no such role."""
+    try:
+        return frozenset(above.signed.get_delegated_role(role).keyids)
+    except ValueError:
+        return frozenset()
+
+
+def sign(metadata: Metadata[Any], signers: Sequence[Signer], ids: Collection[str]) -> None:
+    """Add the signatures of those `signers` whose keys are among `ids`; one that has signed does not sign again."""
+    for signer in signers:
+        if signer.public_key.keyid in ids and not has_signed(metadata, signer.public_key):
+            metadata.sign(signer, append=True)
+
+
+def has_signed(metadata: Metadata[Any], key: Key) -> bool:
+    """Whether the key's signature is there, and right."""
+    try:
+        key.verify_signature(metadata.signatures[key.keyid], metadata.signed_bytes)
+    except (KeyError, UnverifiedSignatureError):
+        return False
+    return True
+
+
+def following(metadata: Metadata[_Signed], now: datetime, role: str) -> Metadata[_Signed]:
+    """The next version of `metadata`, with a new life and no signature yet."""
+    signed = copy.deepcopy(metadata.signed)
+    signed.version += 1
+    signed.expires = now + lifetime(role)
+    return Metadata(signed)
+
+
+def payload(metadata: Metadata[Any]) -> bytes:
+    """What is signed of `metadata`.
+
+    Raises:
+        RepositoryError: it holds something that TUF's JSON cannot, like a fraction in a target's `custom`.
+    """
+    try:
+        return metadata.signed_bytes
+    except SerializationError as error:
+        what = f"metadata of the type {metadata.signed.type} holds a value that cannot be signed"
+        raise RepositoryError(what, hint="write numbers as whole ones, everything else as text") from error
+
+
+def encode(metadata: Metadata[Any]) -> bytes:
+    """The file of `metadata`."""
+    return metadata.to_bytes(JSONSerializer())
+
+
+def holds(keys: Keys, role: str) -> bool:
+    """Whether any key of a role is there."""
+    return any(name.partition(".")[0] == role for name in keys.names())
+
+
+def role_of(metadata: RepositoryMetadata, role: str) -> Metadata[Any] | None:
+    """The metadata of root, targets or a publisher; None where there is none."""
+    top: dict[str, Metadata[Any]] = {"root": metadata.root, "targets": metadata.targets}
+    return top.get(role) or metadata.publishers.get(role)
+
+
+def create(
+    folder: Path, keys: Keys, publisher: str, now: datetime, *, offline_keys: int = 1, threshold: int = 1
+) -> None:
+    """Make and write the first metadata of a repository: roles, keys, and an empty publisher's role.
+
+    Root and targets get `offline_keys` keys each, of which `threshold` have to sign.
+    """
+    names = {role: numbered(role, offline_keys if role in ("root", "targets") else 1) for role in TOP_ROLES}
+    signers = {role: [keys.signer(name) for name in each] for role, each in (names | {publisher: [publisher]}).items()}
     root = Root(expires=now + LIFETIMES["root"])
-    for role in ("root", "targets", "snapshot", "timestamp"):
-        root.add_key(keys.signer(role).public_key, role)
-    key: Key = keys.signer(publisher).public_key
-    delegated = DelegatedRole(
-        name=publisher, keyids=[key.keyid], threshold=1, terminating=True, paths=[f"catalogue/{publisher}/*"]
+    for role in TOP_ROLES:
+        for signer in signers[role]:
+            root.add_key(signer.public_key, role)
+    root.roles["root"].threshold = root.roles["targets"].threshold = threshold
+    targets = Targets(expires=now + LIFETIMES["targets"], delegations=Delegations(keys={}, roles={}))
+    delegate(targets, publisher, [signers[publisher][0].public_key], 1, {})
+    snapshot = Snapshot(
+        expires=now + LIFETIMES["snapshot"], meta={"targets.json": MetaFile(1), f"{publisher}.json": MetaFile(1)}
     )
-    targets = Targets(
-        expires=now + LIFETIMES["targets"],
-        delegations=Delegations(keys={key.keyid: key}, roles={publisher: delegated}),
+    whole: dict[str, Metadata[Any]] = {
+        "root": Metadata(root),
+        "targets": Metadata(targets),
+        publisher: Metadata(Targets(expires=now + LIFETIMES["publisher"])),
+        "snapshot": Metadata(snapshot),
+    }
+    for role, metadata in whole.items():
+        for signer in signers[role]:
+            metadata.sign(signer, append=True)
+        put(folder / f"1.{role}.json", encode(metadata))
+    timestamp = Metadata(_timestamp(1, whole["snapshot"], now))
+    timestamp.sign(signers["timestamp"][0])
+    put(folder / "timestamp.json", encode(timestamp))
+
+
+def numbered(role: str, count: int) -> list[str]:
+    """The names of a role's first `count` keys: `root`, `root.2`, `root.3`."""
+    return [role, *(f"{role}.{number}" for number in range(2, count + 1))]
+
+
+def delegate(targets: Targets, name: str, keys: Sequence[Key], threshold: int, fields: dict[str, Any]) -> None:
+    """Let the publisher `name` sign `catalogue/<name>/*`; `fields` are what edgeshare says of it."""
+    assert targets.delegations is not None
+    assert targets.delegations.roles is not None
+    targets.delegations.roles[name] = DelegatedRole(
+        name=name,
+        keyids=[],
+        threshold=threshold,
+        terminating=True,
+        paths=[f"catalogue/{name}/*"],
+        unrecognized_fields=fields,
     )
-    snapshot = Snapshot(expires=now + LIFETIMES["snapshot"])
-    snapshot.meta = {"targets.json": MetaFile(1), f"{publisher}.json": MetaFile(1)}
-    whole = RepositoryMetadata(
-        publisher=publisher,
-        root=Metadata(root),
-        targets=Metadata(targets),
-        role=Metadata(Targets(expires=now + LIFETIMES["publisher"])),
-        snapshot=Metadata(snapshot),
-        timestamp=Metadata(_timestamp(1, now)),
-    )
-    _write(folder, "root", whole.root, keys)
-    _write(folder, "targets", whole.targets, keys)
-    _write(folder, publisher, whole.role, keys)
-    _commit(folder, whole, keys)
-    return whole
+    for key in keys:
+        targets.add_key(key, name)
+
+
+def delegations(targets: Metadata[Targets]) -> Mapping[str, DelegatedRole]:
+    """The publishers' roles by name, in their order: the first is the repository's own."""
+    known = targets.signed.delegations
+    return (known.roles or {}) if known else {}
 
 
 def read(folder: Path) -> RepositoryMetadata:
@@ -119,11 +237,11 @@ def read(folder: Path) -> RepositoryMetadata:
         snapshot = Metadata[Snapshot].from_bytes(read_one(f"{timestamp.signed.snapshot_meta.version}.snapshot"))
         meta = snapshot.signed.meta
         targets = Metadata[Targets].from_bytes(read_one(f"{meta['targets.json'].version}.targets"))
-        delegations = targets.signed.delegations
-        publisher = next(iter(delegations.roles)) if delegations and delegations.roles else ""
-        role = Metadata[Targets].from_bytes(read_one(f"{meta[f'{publisher}.json'].version}.{publisher}"))
-        newest = max(int(path.name.split(".")[0]) for path in folder.glob("[0-9]*.root.json"))
-        root = Metadata[Root].from_bytes(read_one(f"{newest}.root"))
+        publishers = {
+            name: Metadata[Targets].from_bytes(read_one(f"{meta[f'{name}.json'].version}.{name}"))
+            for name in delegations(targets)
+        }
+        root = read_root(folder)
     except FileNotFoundError as error:
         hint = "make one with `edgeshare publish init`"
         raise RepositoryError(f"{folder.parent} is not a repository", hint=hint) from error
@@ -133,96 +251,98 @@ def read(folder: Path) -> RepositoryMetadata:
     except (TufError, KeyError, ValueError) as error:
         what = f"the repository's metadata in {folder} is not what was published ({type(error).__name__})"
         raise RepositoryError(what, hint="restore the repository from a backup or a mirror") from error
-    return RepositoryMetadata(
-        publisher=publisher, root=root, targets=targets, role=role, snapshot=snapshot, timestamp=timestamp
-    )
+    return RepositoryMetadata(root=root, targets=targets, publishers=publishers, snapshot=snapshot, timestamp=timestamp)
+
+
+def read_root(folder: Path) -> Metadata[Root]:
+    """The newest root in a folder.
+
+    Raises:
+        ValueError: there is none. Further what python-tuf and the operating system raise.
+    """
+    newest = max(int(path.name.split(".")[0]) for path in folder.glob("[0-9]*.root.json"))
+    return Metadata[Root].from_bytes((folder / f"{newest}.root.json").read_bytes())
+
+
+def next_files(published: RepositoryMetadata, wanted: RepositoryMetadata) -> frozenset[str]:
+    """The names of the versioned files that are new in `wanted`, and mean nothing until the timestamp names them."""
+    return files(wanted) - files(published) - {f"{wanted.root.signed.version}.root.json"}
 
 
 def files(current: RepositoryMetadata) -> frozenset[str]:
-    """The names of the versioned files that hold what the repository says now."""
-    roles = (("root", current.root), ("targets", current.targets), (current.publisher, current.role))
-    return frozenset(
-        [f"{role.signed.version}.{name}.json" for name, role in roles]
-        + [f"{current.snapshot.signed.version}.snapshot.json"]
-    )
+    """The names of the versioned files that hold what is said."""
+    roles: list[tuple[str, Metadata[Any]]]
+    roles = [("root", current.root), ("targets", current.targets), ("snapshot", current.snapshot)]
+    return frozenset(f"{role.signed.version}.{name}.json" for name, role in (*roles, *current.publishers.items()))
 
 
-def next_files(current: RepositoryMetadata) -> frozenset[str]:
-    """The names of the files that a release may write and that mean nothing until the timestamp names them."""
-    versions = {
-        "targets": current.targets.signed.version,
-        current.publisher: current.role.signed.version,
-        "snapshot": current.snapshot.signed.version,
-    }
-    return frozenset(f"{version + 1}.{name}.json" for name, version in versions.items())
+def shown(published: RepositoryMetadata, wanted: RepositoryMetadata, keys: Keys, now: datetime) -> RepositoryMetadata:
+    """What is `wanted`, under the snapshot and the timestamp that it needs; those that still serve stay.
 
-
-def release(
-    folder: Path, current: RepositoryMetadata, targets: dict[str, TargetFile], keys: Keys, now: datetime
-) -> RepositoryMetadata:
-    """Sign and write the next edition of the publisher's role with all its `targets`; the last write publishes it.
-
-    `next_files` names what this writes before.
+    Keys sign that count by the published root or the wanted one: a reader may know either. The signatures may be
+    too few: `is_shown`.
     """
-    ageing = current.ageing(now)
-    renewed = {name for name in ("root", "targets") if name in ageing and keys.has(name)}
-    version = current.role.signed.version + 1
-    following = attrs.evolve(
-        current,
-        root=_next(current.root, now, "root") if "root" in renewed else current.root,
-        targets=_next(current.targets, now, "targets") if "targets" in renewed else current.targets,
-        role=Metadata(Targets(version=version, expires=now + LIFETIMES["publisher"], targets=targets)),
-        snapshot=_next(current.snapshot, now, "snapshot"),
-        timestamp=Metadata(_timestamp(current.timestamp.signed.version + 1, now)),
+    if wanted.needs_snapshot(now):
+        snapshot = following(wanted.snapshot, now, "snapshot")
+        snapshot.signed.meta["targets.json"] = MetaFile(wanted.targets.signed.version)
+        for name, role in wanted.publishers.items():  # who was revoked stays named: a snapshot never drops a role
+            snapshot.signed.meta[f"{name}.json"] = MetaFile(role.signed.version)
+        sign(snapshot, keys.signers_of("snapshot"), _either(published, wanted, "snapshot"))
+        wanted = attrs.evolve(wanted, snapshot=snapshot)
+    if wanted.snapshot is published.snapshot and vouched(wanted.root, "timestamp", wanted.timestamp):
+        return wanted
+    return alive(published, wanted, keys, now)
+
+
+def alive(published: RepositoryMetadata, wanted: RepositoryMetadata, keys: Keys, now: datetime) -> RepositoryMetadata:
+    """What is `wanted`, under a new timestamp; as `shown`."""
+    timestamp = Metadata(_timestamp(published.timestamp.signed.version + 1, wanted.snapshot, now))
+    if wanted.snapshot is published.snapshot:  # by the hash that was signed, not by what lies there now
+        timestamp.signed.snapshot_meta = published.timestamp.signed.snapshot_meta
+    sign(timestamp, keys.signers_of("timestamp"), _either(published, wanted, "timestamp"))
+    return attrs.evolve(wanted, timestamp=timestamp)
+
+
+def is_shown(metadata: RepositoryMetadata) -> bool:
+    """Whether the snapshot and the timestamp are signed by enough of the root's keys."""
+    return all(
+        vouched(metadata.root, role, each).verified
+        for role, each in (("snapshot", metadata.snapshot), ("timestamp", metadata.timestamp))
     )
-    following.snapshot.signed.meta |= {
-        "targets.json": MetaFile(following.targets.signed.version),
-        f"{current.publisher}.json": MetaFile(version),
-    }
-    if "targets" in renewed:
-        _write(folder, "targets", following.targets, keys)
-    _write(folder, current.publisher, following.role, keys)
-    if "root" in renewed:  # the same keys for longer: right on its own, whatever happens to the rest
-        _write(folder, "root", following.root, keys)
-    _commit(folder, following, keys)
-    return following
 
 
-def refresh(folder: Path, current: RepositoryMetadata, keys: Keys, now: datetime) -> RepositoryMetadata:
-    """Sign and write a new timestamp over the same snapshot."""
-    timestamp = Metadata(_timestamp(current.timestamp.signed.version + 1, now))
-    timestamp.signed.snapshot_meta = current.timestamp.signed.snapshot_meta
-    timestamp.sign(keys.signer("timestamp"))
-    put(folder / "timestamp.json", timestamp.to_bytes(JSONSerializer()))
-    return attrs.evolve(current, timestamp=timestamp)
+def write(folder: Path, published: RepositoryMetadata, wanted: RepositoryMetadata) -> None:
+    """Write what differs from what is `published`; the timestamp's rename shows it.
+
+    A root that gives the timestamp other keys comes last where the old keys have signed too, and who knows the old
+    root can follow. It comes first where they have not: its readers then wait for the timestamp, the other way would
+    lead the others into what they must refuse.
+    """
+    known = files(published)
+    roles: list[tuple[str, Metadata[Any]]]
+    roles = [*wanted.publishers.items(), ("targets", wanted.targets), ("snapshot", wanted.snapshot)]
+    for name, role in roles:
+        if (file := f"{role.signed.version}.{name}.json") not in known:
+            put(folder / file, encode(role))
+    steps: list[tuple[str, Metadata[Any]]] = []
+    if wanted.timestamp is not published.timestamp:
+        steps.append(("timestamp.json", wanted.timestamp))
+    if (file := f"{wanted.root.signed.version}.root.json") not in known:
+        by_old = attrs.evolve(wanted, root=published.root)
+        is_last = is_shown(by_old) and vouched(published.root, "targets", wanted.targets)
+        steps.insert(len(steps) if is_last else 0, (file, wanted.root))
+    for file, metadata in steps:
+        put(folder / file, encode(metadata))
 
 
-def _next(metadata: Metadata[_Signed], now: datetime, role: str) -> Metadata[_Signed]:
-    """The next version of `metadata`, with a new life and no signature yet."""
-    signed = copy.deepcopy(metadata.signed)
-    signed.version += 1
-    signed.expires = now + LIFETIMES[role]
-    return Metadata(signed)
-
-
-def _timestamp(version: int, now: datetime) -> Timestamp:
+def _timestamp(version: int, snapshot: Metadata[Snapshot], now: datetime) -> Timestamp:
     return Timestamp(
         version=version,
         expires=now + LIFETIMES["timestamp"],
+        snapshot_meta=MetaFile.from_data(snapshot.signed.version, encode(snapshot), ["sha256"]),
         unrecognized_fields={ISSUED: now.isoformat()},
     )
 
 
-def _commit(folder: Path, metadata: RepositoryMetadata, keys: Keys) -> None:
-    snapshot = _write(folder, "snapshot", metadata.snapshot, keys)
-    version = metadata.snapshot.signed.version
-    metadata.timestamp.signed.snapshot_meta = MetaFile.from_data(version, snapshot, ["sha256"])
-    metadata.timestamp.sign(keys.signer("timestamp"))
-    put(folder / "timestamp.json", metadata.timestamp.to_bytes(JSONSerializer()))
-
-
-def _write(folder: Path, name: str, metadata: Metadata[_Signed], keys: Keys) -> bytes:
-    metadata.sign(keys.signer(name))
-    data = metadata.to_bytes(JSONSerializer())
-    put(folder / f"{metadata.signed.version}.{name}.json", data)
-    return data
+def _either(published: RepositoryMetadata, wanted: RepositoryMetadata, role: str) -> frozenset[str]:
+    return key_ids(published.root, role) | key_ids(wanted.root, role)

@@ -3,6 +3,8 @@
 ```
 REPO/metadata/  targets/  content/  torrents/  tracker/    what an origin serves (manifests/FORMAT.md)
 REPO/.edgeshare/staged/<id>.manifest | <id>.withdrawal     what the next release will publish
+REPO/.edgeshare/reinstated/<id>                            a withdrawal that is undone: version, and what was said
+REPO/.edgeshare/signing/<version>.<role>.json              metadata that waits for signatures
 REPO/.edgeshare/incoming/                                  copies under way; emptied by the next run
 REPO/.edgeshare/taken/<id>.<info-hash>                     a mark for each content copied, with a word when published
 REPO/.edgeshare/releasing                                  the paths that a release under way creates, one a line
@@ -31,7 +33,16 @@ from edgeshare.targets import hashed_target
 
 _FOLDERS = ("metadata", "targets", "content", "torrents", "tracker", ".edgeshare/staged", ".edgeshare/taken")
 # where `put` may have left a draft; below `targets` it may be one folder deeper
-_WRITTEN = ("metadata", "torrents", "tracker", ".edgeshare", ".edgeshare/staged", ".edgeshare/taken")
+_WRITTEN = (
+    "metadata",
+    "torrents",
+    "tracker",
+    ".edgeshare",
+    ".edgeshare/staged",
+    ".edgeshare/taken",
+    ".edgeshare/reinstated",
+    ".edgeshare/signing",
+)
 
 
 class Places:
@@ -40,6 +51,7 @@ class Places:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.metadata = root / "metadata"
+        self.signing = root / ".edgeshare" / "signing"
         self._work = root / ".edgeshare"
         self._releasing = self._work / "releasing"
         self._whitelist = root / "tracker" / "whitelist.txt"
@@ -111,6 +123,43 @@ class Places:
     def all_withdrawals(self) -> list[Path]:
         """The reason of every withdrawal that is staged, by id."""
         return sorted((self._work / "staged").glob("*.withdrawal"))
+
+    def reinstated(self, lesson: LessonId) -> tuple[int, int] | None:
+        """What `reinstate` noted down of a lesson; None unless its withdrawal was undone."""
+        try:
+            version, said = self._reinstated(lesson).read_text(encoding="ascii").split()
+        except FileNotFoundError:
+            return None
+        return int(version), int(said)
+
+    def all_reinstated(self) -> list[LessonId]:
+        """The lessons whose withdrawal was undone, published or not, by id."""
+        return [LessonId(path.name) for path in sorted((self._work / "reinstated").glob("[a-z0-9]*"))]
+
+    def reinstate(self, lesson: LessonId, version: int, said: int) -> None:
+        """Note down that a lesson comes back after this version, and what editions have `said` of that so far."""
+        self._reinstated(lesson).parent.mkdir(exist_ok=True)
+        put(self._reinstated(lesson), b"%d %d" % (version, said))
+
+    def end_reinstatement(self, lesson: LessonId) -> None:
+        """Forget `reinstate`: the lesson is withdrawn once more."""
+        self._reinstated(lesson).unlink(missing_ok=True)
+
+    def _reinstated(self, lesson: LessonId) -> Path:
+        return self._work / "reinstated" / lesson
+
+    def put_draft(self, name: str, encoded: bytes) -> None:
+        """Write metadata that waits for signatures, unless it is there just so."""
+        self.signing.mkdir(exist_ok=True)
+        path = self.signing / name
+        if not path.exists() or path.read_bytes() != encoded:
+            put(path, encoded)
+
+    def clear_drafts(self, kept: Collection[str]) -> None:
+        """Remove the drafts but those of these names."""
+        for path in self.signing.glob("*.json"):
+            if path.name not in kept:
+                path.unlink()
 
     @contextmanager
     def incoming(self) -> Iterator[Path]:
@@ -192,16 +241,17 @@ class Places:
         self._releasing.unlink()
 
     def clear_contents(
-        self, live: Collection[InfoHash], waiting: Collection[InfoHash], gone: Collection[LessonId]
+        self, published: Collection[InfoHash], drafted: Collection[InfoHash], known: Collection[LessonId]
     ) -> None:
-        """Remove the contents of lessons that are `gone`, and those that were copied and are not `waiting` any more."""
+        """Remove contents that nothing names: what is staged stays, and old versions of lessons still `known`."""
+        staged = {path.stem for path in self.all_staged()}
         for mark in (self._work / "taken").glob("*.*"):
             info_hash = InfoHash(bytes.fromhex(mark.suffix[1:]))
             was_published = mark.stat().st_size > 0
-            if info_hash in live:
+            if info_hash in published:
                 if not was_published:
                     put(mark, b"published")
-            elif info_hash not in waiting and (mark.stem in gone or not was_published):
+            elif info_hash not in drafted and mark.stem not in staged and not (was_published and mark.stem in known):
                 shutil.rmtree(self.content(info_hash), ignore_errors=True)
                 self.torrent(info_hash).unlink(missing_ok=True)
                 mark.unlink()

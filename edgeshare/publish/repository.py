@@ -1,56 +1,56 @@
-"""A publisher's repository: lessons are staged, then released together as new editions of their catalogues.
+"""A repository: lessons are staged, then released together as new editions of their publisher's catalogues.
 
 Nothing that is served changes before a release, and a release shows with one rename, of `timestamp.json`. Killed at any
-moment, the repository is the old edition or the new one; the next run clears away what is left of the other.
+moment, the repository is the old edition or the new one; the next run clears away what is left of the other. What
+cannot be signed completely here becomes a draft (`drafts`), with its files in place and nothing that names them.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import attrs
-from tuf.api.exceptions import RepositoryError as TufError
-from tuf.api.metadata import TargetFile
+from tuf.api.metadata import Metadata, Targets
 
-from edgeshare.catalogue import (
-    FILE_NAME,
-    MAX_CONTENT,
-    MAX_LESSONS,
-    Edition,
-    SignedLesson,
-    Withdrawal,
-    encode_edition,
-    newest,
-    read_edition,
-    withdrawn,
-)
+from edgeshare.catalogue import Edition, SignedLesson, Withdrawal, newest, withdrawn
 from edgeshare.config import nearest
 from edgeshare.errors import EdgeshareError, LessonError, ManifestError, RepositoryError, TrustError
-from edgeshare.hashtree import FileHasher
 from edgeshare.library.content import put
 from edgeshare.manifest import (
     CatalogueManifest,
     InfoHash,
     LessonId,
     LessonManifest,
-    lesson_id,
-    read_catalogue,
     read_lesson,
-    shown,
 )
 from edgeshare.publish import metadata as tuf
 from edgeshare.publish.content import copy_content
+from edgeshare.publish.delegations import check_name, lessons_of, publisher_of, require_publisher
+from edgeshare.publish.drafts import Standing, read_drafts
+from edgeshare.publish.editions import (
+    Catalogue,
+    Changes,
+    LessonKey,
+    NewEdition,
+    every,
+    is_same,
+    next_editions,
+)
 from edgeshare.publish.folder import LessonFolder, read_folder
-from edgeshare.publish.keys import TOP_ROLES, Keys
+from edgeshare.publish.keys import Keys, public_half, signed_file
 from edgeshare.publish.places import Places
+from edgeshare.publish.publication import Publication, sign_of_life
+from edgeshare.publish.released import Released, warnings
+from edgeshare.publish.staging import Staging, all_ids, said_to_return
 from edgeshare.publish.torrent import Torrent, assemble, layout_of, piece_length, tracker_hashes
-from edgeshare.targets import lesson_keys, target_path, vouching
-from edgeshare.units import size
-from edgeshare.vocabulary import Vocabulary, is_code
+from edgeshare.signing import PublicKey
+from edgeshare.targets import lesson_keys, publishers
+from edgeshare.vocabulary import Vocabulary
 
 
 @attrs.frozen(kw_only=True)
@@ -63,65 +63,57 @@ class Staged:
     warnings: tuple[str, ...]
 
 
-@attrs.frozen(kw_only=True)
-class Released:
-    """What a release published."""
-
-    catalogues: tuple[CatalogueManifest, ...]  # the new editions; empty when there was nothing to release
-    lessons: tuple[LessonManifest, ...]  # new or in a new version
-    withdrawn: tuple[LessonId, ...]
-    warnings: tuple[str, ...]
-    expires: datetime  # when nodes stop taking anything new, unless it is renewed before
-
-
-@attrs.frozen(kw_only=True)
-class _Catalogue:
-    """A catalogue as it is published."""
-
-    manifest: CatalogueManifest
-    edition: Edition
-    target: TargetFile
-
-
-@attrs.frozen(kw_only=True)
-class _Draft:
-    """A catalogue's next edition with the bytes of its files, none of them written yet."""
-
-    catalogue: _Catalogue
-    raw: bytes  # the manifest file
-    content: bytes
-    torrent: Torrent
-
-
 class Repository:
-    """The repository in one folder, locked for this process; made by `open_repository`."""
+    """The repository in one folder, locked for this process, for one of its publishers; made by `open_repository`."""
 
-    def __init__(self, root: Path, keys: Keys) -> None:
+    def __init__(self, root: Path, keys: Keys, publisher: str | None) -> None:
         self._places = Places(root)
         self._keys = keys
-        self._metadata = tuf.read(self._places.metadata)
-        self._lesson_key = keys.lesson_key(self._metadata.publisher)
-        self._catalogues = dict(self._published())
-        self._clear_left_overs()
+        self._publication = Publication(self._places, keys)
+        self._publisher = _chosen(publisher, self.standing, keys)
+        self._staging = Staging(self._places, lambda lesson: self._owner(lesson) == self._publisher)
 
     @property
     def publisher(self) -> str:
         """The name before the `/` of its catalogues."""
-        return self._metadata.publisher
+        return self._publisher
+
+    @property
+    def standing(self) -> Standing:
+        """The metadata that is published, and what waits for signatures."""
+        return self._publication.standing
 
     @property
     def catalogues(self) -> tuple[CatalogueManifest, ...]:
-        """The editions that are published."""
-        return tuple(catalogue.manifest for catalogue in self._catalogues.values())
+        """The publisher's editions that are published."""
+        return tuple(catalogue.manifest for catalogue in self._own().values())
 
     @property
     def lessons(self) -> tuple[LessonManifest, ...]:
-        """The lessons that are published, each once."""
+        """The publisher's lessons that are published, each once."""
         return tuple(signed.manifest for signed in self._known().values())
+
+    @property
+    def taken(self) -> frozenset[LessonId]:
+        """The ids of all publishers that are published or staged, or were withdrawn."""
+        editions = [each.edition for each in (*every(self._publication.catalogues), *every(self._publication.drafted))]
+        return frozenset(chain(newest(editions), withdrawn(editions), all_ids(self._places)))
+
+    def lesson_keys_here(self, publisher: str) -> frozenset[bytes]:
+        """The ids of the keys for a publisher's manifests that are here and were not revoked."""
+        signers = self._keys.signers_of(lessons_of(publisher))
+        here = frozenset(public_half(signer.public_key).id for signer in signers)
+        return here - publishers(self.standing.targets.signed).revoked_keys
+
+    def lesson_keys_in_use(self, publisher: str) -> frozenset[bytes]:
+        """The ids of the keys that a publisher's catalogues name, as they are published or drafted."""
+        role = self.standing.publisher(publisher)
+        targets = role.signed.targets.values() if role else ()
+        return frozenset(key for target in targets for key in lesson_keys(target))
 
     def is_taken(self, lesson: LessonId) -> bool:
         """Whether the id is published or staged, or was withdrawn."""
-        return lesson in self._known() or lesson in self._gone() or self._places.staged(lesson).exists()
+        return lesson in self.taken
 
     def tracker_hashes(self, info_hash: InfoHash) -> tuple[str, str]:
         """What nodes announce a content by, in hex; see `torrent.tracker_hashes`."""
@@ -133,53 +125,60 @@ class Repository:
         A withdrawal of it that is staged is dropped, with a warning.
 
         Raises:
-            LessonError: the folder cannot be published.
+            LessonError: the folder cannot be published, or its id is another publisher's.
             RepositoryError: the repository cannot be written.
+            TrustError: the key for manifests cannot be used.
         """
         lesson = read_folder(folder, vocabulary)
-        known = self._known()
-        published = known.get(LessonId(lesson.fields["id"]))
-        if gone := self._gone().get(LessonId(lesson.fields["id"])):
-            raise LessonError(f"{gone.id} was withdrawn ({gone.why})", hint="publish it under another id")
+        wanted = LessonId(lesson.fields["id"])
+        self._require_own(wanted)
+        published, back = self._known().get(wanted), self._places.reinstated(wanted)
+        if (gone := self._gone().get(wanted)) and back is None:
+            hint = "publish it under another id, or `edgeshare publish reinstate` it first"
+            raise LessonError(f"{gone.id} was withdrawn ({gone.why})", hint=hint)
+        key = self._lesson_key()
         with self._places.written():
             torrent = self._take(lesson, report)
             manifest = lesson.manifest(
-                version=published.manifest.version if published else 1,
-                publisher=self._metadata.publisher,
+                version=published.manifest.version if published else (back[0] if back else 0) + 1,
+                publisher=self._publisher,
                 info_hash=torrent.info_hash,
                 size=torrent.size,
             )
-            staged, warnings = self._places.staged(manifest.id), lesson.warnings
+            staged, said = self._places.staged(manifest.id), lesson.warnings
             if self._places.withdrawal(manifest.id).exists():
                 self._places.withdrawal(manifest.id).unlink()
-                warnings += (f"the withdrawal of {manifest.id} was staged, and is dropped",)
+                said += (f"the withdrawal of {manifest.id} was staged, and is dropped",)
             if published and manifest == published.manifest:
                 staged.unlink(missing_ok=True)  # it was changed, staged, and changed back
-                return Staged(manifest=manifest, is_unchanged=True, is_waiting=False, warnings=warnings)
+                return Staged(manifest=manifest, is_unchanged=True, is_waiting=False, warnings=said)
             if published:
                 manifest = attrs.evolve(manifest, version=published.manifest.version + 1)
-            if any(waiting.manifest == manifest for waiting in self._staged()):
-                return Staged(manifest=manifest, is_unchanged=True, is_waiting=True, warnings=warnings)
-            put(staged, self._signed(manifest))
-            return Staged(manifest=manifest, is_unchanged=False, is_waiting=True, warnings=warnings)
+            if any(waiting.manifest == manifest for waiting in self._staging.lessons(self._readable(key))):
+                return Staged(manifest=manifest, is_unchanged=True, is_waiting=True, warnings=said)
+            put(staged, _signed(manifest, key))
+            return Staged(manifest=manifest, is_unchanged=False, is_waiting=True, warnings=said)
 
     def withdraw(self, lesson: LessonId, why: str) -> bool:
         """Stage the withdrawal of a published lesson, `why` for its readers; a staged version of it is dropped.
 
         Returns:
-            Whether a release is needed: not for a lesson that was only staged.
+            Whether a release is needed: not for a lesson, or a return, that was only staged.
 
         Raises:
             RepositoryError: no such lesson is published or staged, or the reason is too long.
+            LessonError: it is another publisher's.
         """
         try:
             gone = Withdrawal(id=lesson, why=why, since=1)
             reason = gone.why.encode()
         except ValueError as error:
             raise RepositoryError(str(error), hint="say why in a sentence") from error
-        was_staged = self._places.staged(lesson).exists()
+        self._require_own(lesson)
+        was_staged = self._places.staged(lesson).exists() or self._places.reinstated(lesson) is not None
         with self._places.written():
             self._places.staged(lesson).unlink(missing_ok=True)
+            self._places.end_reinstatement(lesson)
             if lesson in self._known():
                 put(self._places.withdrawal(lesson), reason)
                 return True
@@ -188,6 +187,31 @@ class Repository:
                 hint = f"did you mean {close}?" if close else "`edgeshare publish add` prints a lesson's id"
                 raise RepositoryError(f"no lesson {lesson} is published here", hint=hint)
             return False
+
+    def reinstate(self, lesson: LessonId) -> bool:
+        """Stage the return of a withdrawn lesson: after the next release it may be added again, and nodes take it.
+
+        Also of one that is published here, for nodes that heard of a withdrawal from a thief of the keys.
+
+        Returns:
+            Whether it is published here, and need not be added again.
+
+        Raises:
+            RepositoryError: it is neither withdrawn nor published.
+            LessonError: it is another publisher's.
+        """
+        self._require_own(lesson)
+        known, gone = self._known(), self._gone()
+        if lesson not in known and lesson not in gone:
+            close = nearest(lesson, [*gone, *known])
+            hint = f"did you mean {close}?" if close else "a withdrawal that is only staged, `publish add` takes back"
+            raise RepositoryError(f"no lesson {lesson} was withdrawn here", hint=hint)
+        editions = self._editions()
+        last = [each.lesson for edition in editions for each in edition.withdrawn if each.id == lesson]
+        versions = [item.manifest.version for item in (known.get(lesson), *last) if item]
+        with self._places.written():
+            self._places.reinstate(lesson, max(versions, default=0), said_to_return(lesson, editions))
+        return lesson in known
 
     def release(
         self,
@@ -199,184 +223,114 @@ class Repository:
     ) -> Released:
         """Publish everything staged, or `only` one lesson of it; `origins` and `trackers` stay as they were where None.
 
-        Metadata that is past half of its life is renewed, also when nothing is staged.
+        Metadata that is past half of its life is renewed, also when nothing is staged. Drafts whose signatures are
+        complete are published too; what lacks signatures, or whose snapshot cannot be signed here, is a draft after it.
 
         Raises:
             RepositoryError: the repository cannot be written, what was staged is not there, or a URL is none.
-            TrustError: a key is missing.
+            TrustError: a key is missing without which nothing of it can be done.
         """
         with self._places.written():
-            for name in (self._metadata.publisher, "snapshot", "timestamp"):
-                self._keys.signer(name)  # a key that is missing is missed before anything is written
-            staged, leaving = self._staged(), self._leaving()
-            if only is not None:
-                staged = [item for item in staged if item.manifest.id == only]
-                leaving = {lesson: why for lesson, why in leaving.items() if lesson == only}
-            for item in staged:
-                if not self._places.has_whole(item.manifest.info_hash):  # `add` flushes nothing to the disk
-                    what = f"the content of {item.manifest.id}, which is staged, is not whole"
-                    raise RepositoryError(what, hint="add it again, then release")
-            new = self._editions(staged, leaving, now, origins, trackers)
-            if new or self._metadata.ageing(now):
-                self._publish(new, now)
-            return _released(
-                self._metadata,
-                now,
-                catalogues=tuple(item.catalogue.manifest for item in new),
-                lessons=tuple(item.manifest for item in staged),
-                withdrawn=tuple(leaving),
+            standing, new = self.standing, list[NewEdition]()
+            has_key = tuf.holds(self._keys, lessons_of(self._publisher))
+            is_told = origins is not None or trackers is not None
+            # The machine of the online keys, or of another publisher, publishes what others have signed.
+            is_for_others = bool(self._keys.names()) and bool(
+                standing.drafts or self._staging.is_empty(self._editions())
             )
+            if has_key or is_told or not is_for_others:
+                standing, new = self._with_release(now, origins, trackers, only)
+            for role in standing.published.ageing(now):
+                if role != "snapshot" and role not in standing.drafts and tuf.holds(self._keys, role):
+                    standing = standing.drafted(role, standing.edited(role, now))
+            ours = [self._publisher] if has_key else []
+            return self._publication.settle(standing, now, new=new, ours=ours)
 
-    def _published(self) -> Iterator[tuple[str, _Catalogue]]:
-        for target in self._metadata.role.signed.targets.values():
-            file = self._places.target(target)
-            try:
-                raw = file.read_bytes()
-                target.verify_length_and_hashes(raw)
-                keys = lesson_keys(target)
-                manifest = read_catalogue(raw, keys)
-                content = (self._places.content(manifest.info_hash) / FILE_NAME).read_bytes()
-                edition = read_edition(content, manifest.name, manifest.edition, keys)
-            except (OSError, TufError, EdgeshareError) as error:
-                hint = "restore the repository from a backup or a mirror"
-                raise RepositoryError(f"{file} is not what was published ({error})", hint=hint) from error
-            yield manifest.name, _Catalogue(manifest=manifest, edition=edition, target=target)
+    def apply(self, standing: Standing, now: datetime) -> Released:
+        """Keep the drafts of `standing`, signed as far as the keys here can, and publish what is complete.
+
+        Raises:
+            RepositoryError: the repository cannot be written.
+            TrustError: a key cannot be used.
+        """
+        with self._places.written():
+            return self._publication.settle(standing, now)
+
+    def _with_release(
+        self, now: datetime, origins: Sequence[str] | None, trackers: Sequence[str] | None, only: LessonId | None
+    ) -> tuple[Standing, list[NewEdition]]:
+        """The same with the publisher's next editions drafted, where they are not yet."""
+        name, key = self._publisher, self._lesson_key()
+        staged = self._staging.lessons(self._readable(key))
+        leaving, returning = self._staging.leaving(), self._staging.returning(self._editions())
+        if only is not None:
+            staged = [item for item in staged if item.manifest.id == only]
+            leaving = {lesson: why for lesson, why in leaving.items() if lesson == only}
+            returning = [lesson for lesson in returning if lesson == only]
+        for item in staged:
+            self._publication.require_whole(item)
+        own, drafted = self._own(), self._publication.drafted.get(name, {})
+        last = next(iter((drafted or own).values()), None)
+        changes = Changes(
+            staged=staged,
+            leaving=leaving,
+            returning=returning,
+            origins=tuple(origins) if origins is not None else last.manifest.origins if last else (),
+            trackers=tuple(trackers) if trackers is not None else last.manifest.trackers if last else (),
+        )
+        new = next_editions(own, changes, key, now)
+        wanted = {**own} | {each.catalogue.manifest.name: each.catalogue for each in new}
+        if name in self.standing.drafts:
+            if wanted.keys() == drafted.keys() and all(is_same(wanted[each], drafted[each]) for each in wanted):
+                return self.standing, []
+        elif not new:
+            return self.standing, []
+        role: Metadata[Targets] = self.standing.edited(name, now)
+        role.signed.targets = {each.target.path: each.target for each in wanted.values()}
+        return self.standing.drafted(name, role), new
+
+    def _own(self) -> Mapping[str, Catalogue]:
+        return self._publication.catalogues.get(self._publisher, {})
+
+    def _editions(self) -> list[Edition]:
+        return [catalogue.edition for catalogue in self._own().values()]
 
     def _known(self) -> dict[LessonId, SignedLesson]:
-        return newest(catalogue.edition for catalogue in self._catalogues.values())
+        return newest(self._editions())
 
     def _gone(self) -> dict[LessonId, Withdrawal]:
-        return withdrawn(catalogue.edition for catalogue in self._catalogues.values())
+        return withdrawn(self._editions())
 
-    def _staged(self) -> list[SignedLesson]:
-        keys = {self._lesson_key.id: self._lesson_key}
-        found: list[SignedLesson] = []
-        for path in self._places.all_staged():
-            raw = path.read_bytes()
-            try:
-                found.append(SignedLesson(read_lesson(raw, keys), raw))
-            except EdgeshareError as error:
-                hint = "remove it, and add the lesson again"
-                raise RepositoryError(f"{path} is not what was staged ({error.what})", hint=hint) from error
-        return found
+    def _lesson_key(self) -> LessonKey:
+        """The publisher's key for manifests: the last that was made, of those that were not revoked."""
+        name = lessons_of(self._publisher)
+        signers = self._keys.signers_of(name) or (self._keys.signer(name),)  # which says that there is none
+        revoked = publishers(self.standing.targets.signed).revoked_keys
+        for signer in reversed(signers):
+            public = public_half(signer.public_key)
+            if public.id not in revoked:
+                return LessonKey(public, partial(signed_file, signer=signer))
+        hint = f"make another with `edgeshare publish keys rotate` and {name}"
+        raise TrustError(f"the key here for the manifests of {self._publisher} was revoked", hint=hint)
 
-    def _leaving(self) -> dict[LessonId, str]:
-        return {lesson_id(path.stem): path.read_text(encoding="utf-8") for path in self._places.all_withdrawals()}
+    def _readable(self, key: LessonKey) -> dict[bytes, PublicKey]:
+        """The keys that staged manifests may be signed by: `key`, and those that were vouched for before."""
+        keys = {key.public.id: key.public}
+        for catalogue in (*self._own().values(), *self._publication.drafted.get(self._publisher, {}).values()):
+            keys |= lesson_keys(catalogue.target)
+        return keys
 
-    def _editions(
-        self,
-        staged: Iterable[SignedLesson],
-        leaving: Mapping[LessonId, str],
-        now: datetime,
-        origins: Sequence[str] | None,
-        trackers: Sequence[str] | None,
-    ) -> list[_Draft]:
-        """The catalogues that change, each with its next edition; nothing is written."""
-        lessons = self._known() | {item.manifest.id: item for item in staged}
-        for gone in leaving:
-            lessons.pop(gone, None)
-        first = next(iter(self._catalogues.values()), None)
-        kept_origins = first.manifest.origins if first else ()
-        kept_trackers = first.manifest.trackers if first else ()
-        names = set(self._catalogues).union(*(item.manifest.catalogues for item in lessons.values()))
-        new: list[_Draft] = []
-        for name in sorted(names):
-            before = self._catalogues.get(name)
-            number = before.manifest.edition + 1 if before else 1
-            listed = tuple(item for item in lessons.values() if name in item.manifest.catalogues)
-            edition = Edition(
-                name=name,
-                number=number,
-                lessons=tuple(sorted(listed, key=lambda item: item.manifest.id)),
-                withdrawn=_withdrawals(before.edition if before else None, leaving, number),
-            )
-            try:
-                manifest = CatalogueManifest(
-                    name=name,
-                    edition=number,
-                    info_hash=InfoHash(bytes(32)),
-                    size=1,
-                    issued=now,
-                    origins=kept_origins if origins is None else tuple(origins),
-                    trackers=kept_trackers if trackers is None else tuple(trackers),
-                )
-            except ValueError as error:
-                hint = "write an origin like https://lecons.example.fr/, a tracker like udp://lecons.example.fr:6969"
-                raise RepositoryError(str(error), hint=hint) from error
-            if before is None or not _is_same(before, edition, manifest):
-                new.append(self._draft(edition, manifest))
-        return new
+    def _owner(self, lesson: LessonId) -> str | None:
+        return publisher_of(publishers(self.standing.targets.signed), lesson)
 
-    def _draft(self, edition: Edition, manifest: CatalogueManifest) -> _Draft:
-        content = encode_edition(edition)
-        if len(content) > MAX_CONTENT or len(edition.lessons) > MAX_LESSONS:
-            what = f"the catalogue {edition.name} has {len(edition.lessons)} lessons in {size(len(content))}"
-            raise RepositoryError(what, hint=f"nodes read {MAX_LESSONS} in {size(MAX_CONTENT)}; withdraw old ones")
-        length = piece_length([len(content)])
-        hasher = FileHasher(length)
-        hasher.update(content)
-        torrent = assemble(edition.name.replace("/", "-"), length, [hasher.finish(FILE_NAME)], manifest.trackers)
-        manifest = attrs.evolve(manifest, info_hash=torrent.info_hash, size=len(content))
-        raw = self._keys.sign_manifest(self._metadata.publisher, manifest)
-        target = TargetFile.from_data(target_path(edition.name), raw, ["sha256"])
-        target.unrecognized_fields["custom"] = vouching(self._lesson_key)
-        catalogue = _Catalogue(manifest=manifest, edition=edition, target=target)
-        return _Draft(catalogue=catalogue, raw=raw, content=content, torrent=torrent)
-
-    def _publish(self, new: Sequence[_Draft], now: datetime) -> None:
-        """Show the new editions: everything they need is on the disk before the timestamp names them."""
-        following = self._catalogues | {item.catalogue.manifest.name: item.catalogue for item in new}
-        self._places.begin_release(
-            self._edition_paths(item.catalogue for item in new)
-            | {self._places.metadata / name for name in tuf.next_files(self._metadata)}
-        )
-        for draft in new:
-            self._places.put_edition(draft.catalogue.target, draft.raw, draft.torrent, draft.content)
-        live = self._live(following.values())
-        if following:
-            # all catalogues have the trackers of one release
-            self._places.announce(live, next(iter(following.values())).manifest.trackers)
-        self._places.put_whitelist(live | self._live(self._catalogues.values()))
-        os.sync()  # the copies that `add` made; once, for all
-        targets = {item.target.path: item.target for item in following.values()}
-        self._metadata = tuf.release(self._places.metadata, self._metadata, targets, self._keys, now)
-        self._catalogues = following
-        self._clear_left_overs()
-
-    def _live(self, catalogues: Iterable[_Catalogue]) -> set[InfoHash]:
-        found: set[InfoHash] = set()
-        for catalogue in catalogues:
-            found.add(catalogue.manifest.info_hash)
-            found.update(item.manifest.info_hash for item in catalogue.edition.lessons)
-        return found
-
-    def _clear_left_overs(self) -> None:
-        """Remove what a release, or a run that was killed, left behind.
-
-        A superseded version stays: nodes that have not heard of the next one still fetch it. What was withdrawn goes.
-        """
-        self._places.roll_back(
-            self._edition_paths(self._catalogues.values())
-            | {self._places.metadata / name for name in tuf.files(self._metadata)}
-        )
-        known, gone = self._known(), self._gone()
-        for item in self._staged():
-            published = known.get(item.manifest.id)
-            if published and published.raw == item.raw:
-                self._places.staged(item.manifest.id).unlink()
-        for lesson in self._leaving():
-            if lesson in gone:
-                self._places.withdrawal(lesson).unlink()
-        live = self._live(self._catalogues.values())
-        self._places.clear_contents(live, {item.manifest.info_hash for item in self._staged()}, gone)
-        self._places.put_whitelist(live)
-
-    def _edition_paths(self, catalogues: Iterable[_Catalogue]) -> set[Path]:
-        return {
-            path
-            for catalogue in catalogues
-            for path in self._places.edition_paths(catalogue.manifest.info_hash, catalogue.target)
-        }
+    def _require_own(self, lesson: LessonId) -> None:
+        owner = self._owner(lesson)
+        if owner == self._publisher:
+            return
+        prefix = publishers(self.standing.targets.signed).delegations[self._publisher].prefix
+        whose = f"is an id of {owner}" if owner else "is nobody's id"
+        hint = f"the ids of {self._publisher} begin with {prefix!r}" if prefix else f"name --publisher {owner}"
+        raise LessonError(f"{lesson} {whose}, not of {self._publisher}", hint=hint)
 
     def _take(self, lesson: LessonFolder, report: Callable[[int], None]) -> Torrent:
         """Copy a lesson's content to its place in the repository, where nothing names it yet."""
@@ -391,26 +345,29 @@ class Repository:
             self._places.keep(LessonId(lesson.fields["id"]), torrent, layout, copy)
         return torrent
 
-    def _signed(self, manifest: LessonManifest) -> bytes:
-        """The manifest's file, read once as a node reads it: what nodes refuse is refused here."""
-        raw = self._keys.sign_manifest(self._metadata.publisher, manifest)
-        try:
-            read_lesson(raw, {self._lesson_key.id: self._lesson_key})
-        except EdgeshareError as error:
-            raise LessonError(f"nodes would refuse this lesson, {error.what}", hint="shorten its texts") from error
-        return raw
 
+def create_repository(
+    root: Path,
+    keys: Keys,
+    publisher: str,
+    now: datetime,
+    *,
+    offline_keys: int = 1,
+    threshold: int = 1,
+    passphrase: str | None = None,
+) -> None:
+    """Make an empty repository, and those keys that are not there yet, encrypted when there is a passphrase.
 
-def create_repository(root: Path, keys: Keys, publisher: str, now: datetime) -> None:
-    """Make an empty repository, and those keys that are not there yet.
+    Root and targets get `offline_keys` keys each, of which `threshold` have to sign.
 
     Raises:
         RepositoryError: there is one already, or the folder cannot be written.
         TrustError: the keys cannot be made, or would lie in the repository.
     """
-    if not is_code(publisher) or publisher in TOP_ROLES:  # a role of that name would sign what the whole rests on
-        hint = f"use a-z, 0-9 and -, like cned; {', '.join(TOP_ROLES)} are taken"
-        raise RepositoryError(f"{shown(publisher)} cannot be a publisher's name", hint=hint)
+    check_name(publisher)
+    if not 1 <= threshold <= offline_keys <= tuf.MAX_KEYS:
+        what = f"a threshold of {threshold} with {offline_keys} keys cannot be"
+        raise RepositoryError(what, hint=f"have 1 to {tuf.MAX_KEYS} keys, and a threshold of as many at most")
     _refuse_keys_inside(root, keys)
     places = Places(root)
     with places.written():
@@ -418,32 +375,56 @@ def create_repository(root: Path, keys: Keys, publisher: str, now: datetime) -> 
     with places.locked():
         if (places.metadata / "timestamp.json").exists():
             raise RepositoryError(f"{root} is a repository already", hint="add lessons to it with `publish add`")
-        keys.make(*TOP_ROLES, publisher, f"{publisher}-lessons")
+        offline = [name for role in ("root", "targets") for name in tuf.numbered(role, offline_keys)]
+        keys.make(*offline, "snapshot", "timestamp", publisher, lessons_of(publisher), passphrase=passphrase)
         places.create()
-        tuf.create(places.metadata, keys, publisher, now)
+        tuf.create(places.metadata, keys, publisher, now, offline_keys=offline_keys, threshold=threshold)
 
 
 @contextmanager
-def open_repository(root: Path, keys: Keys) -> Iterator[Repository]:
+def open_repository(root: Path, keys: Keys, publisher: str | None = None) -> Iterator[Repository]:
     """The repository in `root`, locked; what an earlier run left half-made is cleared away.
 
+    It is opened for `publisher`: for the only one whose keys are here when that is None, else for the first.
+
     Raises:
-        RepositoryError: there is none, it is not whole, or another publisher works on it.
-        TrustError: the key for manifests cannot be used, or the keys lie in the repository.
+        RepositoryError: there is none, it is not whole, or another process works on it; or it has no such publisher.
+        TrustError: the keys lie in the repository.
     """
     with _opened(root, keys):
-        yield Repository(root, keys)
+        yield Repository(root, keys, publisher)
 
 
 def refresh_repository(root: Path, keys: Keys, now: datetime) -> Released:
-    """Renew the timestamp of the repository in `root`, and nothing else; only the key for timestamps is used.
+    """Renew the timestamp of the repository in `root`; only the key for timestamps is needed.
+
+    Where the key for snapshots is too, drafts that are complete are published, and an old snapshot is renewed.
 
     Raises:
-        RepositoryError: there is none, it cannot be written, or another publisher works on it.
+        RepositoryError: there is none, it cannot be written, or another process works on it.
         TrustError: the key cannot be used, or the keys lie in the repository.
     """
-    with _opened(root, keys):
-        return _released(tuf.refresh(root / "metadata", tuf.read(root / "metadata"), keys, now), now)
+    places = Places(root)
+    with _opened(root, keys), places.written():
+        published = tuf.read(places.metadata)
+        if tuf.holds(keys, "snapshot") and (any(places.signing.glob("*.json")) or published.needs_snapshot(now)):
+            try:
+                return Publication(places, keys).refresh(now)
+            except RepositoryError:  # what is wrong with a draft is no reason to let the timestamp expire
+                sign_of_life(places, tuf.read(places.metadata), keys, now)
+                raise
+        alive = sign_of_life(places, published, keys, now)
+        return Released(warnings=warnings(alive, now), expires=alive.expires)
+
+
+def read_standing(root: Path) -> Standing:
+    """The metadata that is published in the repository in `root`, and what waits for signatures; needs no key.
+
+    Raises:
+        RepositoryError: there is no repository, or it is not whole.
+    """
+    places = Places(root)
+    return read_drafts(places.signing, tuf.read(places.metadata))
 
 
 @contextmanager
@@ -462,37 +443,21 @@ def _refuse_keys_inside(root: Path, keys: Keys) -> None:
         raise TrustError(f"the keys lie inside the repository {root}", hint=hint)
 
 
-def _released(
-    metadata: tuf.RepositoryMetadata,
-    now: datetime,
-    *,
-    catalogues: tuple[CatalogueManifest, ...] = (),
-    lessons: tuple[LessonManifest, ...] = (),
-    withdrawn: tuple[LessonId, ...] = (),
-) -> Released:
-    ageing = metadata.ageing(now)
-    return Released(
-        catalogues=catalogues,
-        lessons=lessons,
-        withdrawn=withdrawn,
-        warnings=tuple(f"the {role} metadata expires on {expires:%Y-%m-%d}" for role, expires in ageing.items()),
-        expires=metadata.expires,
-    )
+def _chosen(wanted: str | None, standing: Standing, keys: Keys) -> str:
+    names = [*tuf.delegations(standing.published.targets), *tuf.delegations(standing.targets)]
+    if wanted is None:
+        held = [name for name in dict.fromkeys(names) if tuf.holds(keys, name) or tuf.holds(keys, lessons_of(name))]
+        return held[0] if len(held) == 1 else names[0]
+    if wanted not in names:
+        require_publisher(standing, wanted)
+    return wanted
 
 
-def _withdrawals(before: Edition | None, leaving: Mapping[LessonId, str], number: int) -> tuple[Withdrawal, ...]:
-    """What the edition after `before` withdraws: also what it does not list, but may have in an older version."""
-    if before is None:
-        return ()
-    listed = {item.manifest.id: item for item in before.lessons}
-    new = [Withdrawal(id=gone, why=why, since=number, lesson=listed.get(gone)) for gone, why in leaving.items()]
-    return (*before.withdrawn, *new)
-
-
-def _is_same(before: _Catalogue, edition: Edition, manifest: CatalogueManifest) -> bool:
-    return (
-        before.edition.lessons == edition.lessons
-        and before.edition.withdrawn == edition.withdrawn
-        and before.manifest.origins == manifest.origins
-        and before.manifest.trackers == manifest.trackers
-    )
+def _signed(manifest: LessonManifest, key: LessonKey) -> bytes:
+    """The manifest's file, read once as a node reads it: what nodes refuse is refused here."""
+    raw = key.sign(manifest)
+    try:
+        read_lesson(raw, {key.public.id: key.public})
+    except EdgeshareError as error:
+        raise LessonError(f"nodes would refuse this lesson, {error.what}", hint="shorten its texts") from error
+    return raw

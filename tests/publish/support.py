@@ -6,12 +6,15 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import attrs
 import libtorrent as lt
+import pytest
+from securesystemslib.signer import Key
 from tuf.api.exceptions import DownloadHTTPError
 from tuf.api.metadata import Metadata, Targets
 from tuf.ngclient import Updater
@@ -19,12 +22,16 @@ from tuf.ngclient.fetcher import FetcherInterface
 
 from edgeshare import vocabulary
 from edgeshare.catalogue import FILE_NAME, Edition, read_edition
+from edgeshare.cli.main import main
 from edgeshare.layout import read_layout
 from edgeshare.library import content
 from edgeshare.manifest import CatalogueManifest, InfoHash, lesson_id, read_catalogue
+from edgeshare.publish import ceremony
+from edgeshare.publish.countersign import Countersigned, countersign, read_document
 from edgeshare.publish.keys import Keys
+from edgeshare.publish.released import Released
 from edgeshare.publish.repository import (
-    Released,
+    Repository,
     Staged,
     create_repository,
     open_repository,
@@ -67,32 +74,96 @@ def make_lesson(folder: Path, files: Mapping[str, bytes] | None = None, **fields
 
 @attrs.frozen
 class Publisher:
-    """A repository and its keys, each step opened and closed like a command."""
+    """A repository and keys of it, each step opened and closed like a command."""
 
     root: Path
     keys: Path
+    name: str | None = None  # the publisher that works here; None: the only one whose keys are here
 
-    def init(self, publisher: str = "cned", at: datetime | None = None) -> Publisher:
-        create_repository(self.root, Keys(self.keys), publisher, at or now())
+    def init(
+        self, publisher: str = "cned", at: datetime | None = None, *, offline_keys: int = 1, threshold: int = 1
+    ) -> Publisher:
+        create_repository(
+            self.root, Keys(self.keys), publisher, at or now(), offline_keys=offline_keys, threshold=threshold
+        )
         return self
+
+    def opened(self) -> AbstractContextManager[Repository]:
+        return open_repository(self.root, Keys(self.keys), self.name)
 
     def add(self, *folders: Path) -> Staged:
         """The last of what was staged."""
-        with open_repository(self.root, Keys(self.keys)) as opened:
+        with self.opened() as opened:
             return [opened.add(folder, vocabulary.built_in()) for folder in folders][-1]
 
     def withdraw(self, lesson: str, why: str = "Une erreur page 3") -> bool:
-        with open_repository(self.root, Keys(self.keys)) as opened:
+        with self.opened() as opened:
             return opened.withdraw(lesson_id(lesson), why)
+
+    def reinstate(self, lesson: str) -> None:
+        with self.opened() as opened:
+            opened.reinstate(lesson_id(lesson))
 
     def release(
         self, at: datetime | None = None, *, origins: Sequence[str] | None = None, trackers: Sequence[str] | None = None
     ) -> Released:
-        with open_repository(self.root, Keys(self.keys)) as opened:
+        with self.opened() as opened:
             return opened.release(at or now(), origins=origins, trackers=trackers)
 
     def refresh(self, at: datetime | None = None) -> Released:
         return refresh_repository(self.root, Keys(self.keys), at or now())
+
+    def rotate(self, role: str, key_id: str | None = None) -> Released:
+        with self.opened() as opened:
+            return ceremony.rotate(opened, Keys(self.keys), role, now(), key_id=key_id)
+
+    def rotate_lesson_key(self, role: str) -> str:
+        with self.opened() as opened:
+            return ceremony.rotate_lesson_key(opened, Keys(self.keys), role)
+
+    def add_key(self, role: str, key: Key, threshold: int | None = None) -> Released:
+        with self.opened() as opened:
+            return ceremony.add_key(opened, role, key, now(), threshold=threshold)
+
+    def revoke_key(self, role: str, key_id: str, threshold: int | None = None) -> Released:
+        with self.opened() as opened:
+            if role.endswith("-lessons"):
+                return ceremony.revoke_lesson_key(opened, role, key_id, now())
+            return ceremony.revoke_key(opened, role, key_id, now(), threshold=threshold)
+
+    def delegate(self, name: str, prefix: str, public: Sequence[Key] = (), threshold: int = 1) -> Released:
+        with self.opened() as opened:
+            return ceremony.delegate(opened, Keys(self.keys), name, prefix, now(), public=public, threshold=threshold)
+
+    def revoke(self, name: str, why: str = "Clé volée") -> Released:
+        with self.opened() as opened:
+            return ceremony.revoke_publisher(opened, name, why, now())
+
+    def sign(self, role: str) -> Countersigned:
+        """Sign the draft of a role where it lies."""
+        (path,) = (self.root / ".edgeshare" / "signing").glob(f"*.{role}.json")
+        return countersign(read_document(path), Keys(self.keys))
+
+    def holds(self, *names: str) -> Publisher:
+        """The same on another machine, which has only these keys; they leave this one."""
+        folder = self.keys.with_name(f"{self.keys.name}-{'-'.join(names)}")
+        folder.mkdir(mode=0o700)
+        for name in names:
+            (self.keys / f"{name}.pem").rename(folder / f"{name}.pem")
+        return attrs.evolve(self, keys=folder)
+
+    def metadata(self, role: str) -> Metadata[Any]:
+        """The newest published version of a role."""
+        folder = self.root / "metadata"
+        if role == "timestamp":
+            return Metadata.from_file(str(folder / "timestamp.json"))
+        newest = max(folder.glob(f"*.{role}.json"), key=lambda path: int(path.name.split(".")[0]))
+        return Metadata.from_file(str(newest))
+
+
+def key_id(folder: Path, name: str) -> str:
+    """The id of a key in a folder, as TUF's roles have it."""
+    return Keys(folder).signer(name).public_key.keyid
 
 
 def tree(root: Path) -> dict[str, tuple[int, str]]:
@@ -106,6 +177,49 @@ def tree(root: Path) -> dict[str, tuple[int, str]]:
                 hashlib.sha256(path.read_bytes()).hexdigest(),
             )
     return found
+
+
+@attrs.frozen
+class Printed:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+@attrs.frozen
+class Editor:
+    """Somebody at a terminal, with one repository."""
+
+    publisher: Publisher
+    capsys: pytest.CaptureFixture[str]
+
+    def run(self, *arguments: str | Path) -> Printed:
+        self.capsys.readouterr()
+        code = 0
+        try:
+            main(["publish", *map(str, arguments)])
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        printed = self.capsys.readouterr()
+        return Printed(code, printed.out, printed.err)
+
+    def publish(self, command: str, *arguments: str | Path) -> Printed:
+        return self.run(*command.split(), self.publisher.root, *arguments, "--keys", self.publisher.keys)
+
+    def refused(self, command: str, *arguments: str | Path) -> str:
+        """The one line that a command failed with, having changed nothing."""
+        before = tree(self.publisher.root) if self.publisher.root.is_dir() else {}
+        printed = self.publish(command, *arguments)
+        after = tree(self.publisher.root) if self.publisher.root.is_dir() else {}
+        assert (printed.code, printed.out) == (1, "")
+        assert printed.err.startswith("edgeshare: ")
+        assert printed.err.count("\n") == 1
+        assert printed.err.rstrip("\n").isprintable()
+        assert after == before
+        assert not list((self.publisher.root / ".edgeshare").glob("incoming/*"))
+        return printed.err
 
 
 @attrs.frozen
@@ -134,9 +248,8 @@ def served(root: Path, client: Path) -> dict[str, Served]:
         bootstrap=(root / "metadata" / "1.root.json").read_bytes(),
     )
     updater.refresh()
-    updater.get_targetinfo("catalogue/cned/none.manifest")  # loads the publisher's role
     found: dict[str, Served] = {}
-    for path in Metadata[Targets].from_file(str(metadata / "cned.json")).signed.targets:
+    for path in _targets(updater, metadata):
         target = updater.get_targetinfo(path)
         assert target is not None
         raw = Path(updater.download_target(target, filepath=str(client / "target"))).read_bytes()
@@ -156,6 +269,17 @@ def served(root: Path, client: Path) -> dict[str, Served]:
         for lesson in edition.lessons:
             require_whole(root, lesson.manifest.info_hash)
         found[manifest.name] = Served(manifest, edition, keys)
+    return found
+
+
+def _targets(updater: Updater, metadata: Path) -> list[str]:
+    """The targets of all publishers, whose roles the updater loads when it is asked for one of theirs."""
+    delegations = Metadata[Targets].from_file(str(metadata / "targets.json")).signed.delegations
+    assert delegations is not None
+    found: list[str] = []
+    for name in delegations.roles or {}:
+        updater.get_targetinfo(f"catalogue/{name}/none.manifest")
+        found += Metadata[Targets].from_file(str(metadata / f"{name}.json")).signed.targets
     return found
 
 

@@ -18,58 +18,9 @@ import pytest
 
 import edgeshare.cli.publish  # loaded before privileges are dropped
 from edgeshare import host
-from edgeshare.cli.main import main
-from tests.publish.support import FIELDS, Publisher, make_lesson, served, toml, tree
+from tests.publish.support import FIELDS, Editor, Printed, Publisher, make_lesson, served, toml
 
 assert edgeshare.cli.publish.publish.name == "publish"
-
-
-@attrs.frozen
-class Printed:
-    """What a command left behind."""
-
-    code: int
-    out: str
-    err: str
-
-
-@attrs.frozen
-class Editor:
-    """Somebody at a terminal, with one repository."""
-
-    publisher: Publisher
-    capsys: pytest.CaptureFixture[str]
-
-    def run(self, *arguments: str | Path) -> Printed:
-        self.capsys.readouterr()
-        code = 0
-        try:
-            main(["publish", *map(str, arguments)])
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        printed = self.capsys.readouterr()
-        return Printed(code, printed.out, printed.err)
-
-    def publish(self, command: str, *arguments: str | Path) -> Printed:
-        return self.run(command, self.publisher.root, *arguments, "--keys", self.publisher.keys)
-
-    def refused(self, command: str, *arguments: str | Path) -> str:
-        """The one line that a command failed with, having changed nothing."""
-        before = tree(self.publisher.root) if self.publisher.root.is_dir() else {}
-        printed = self.publish(command, *arguments)
-        after = tree(self.publisher.root) if self.publisher.root.is_dir() else {}
-        assert (printed.code, printed.out) == (1, "")
-        assert printed.err.startswith("edgeshare: ")
-        assert printed.err.count("\n") == 1
-        assert printed.err.rstrip("\n").isprintable()
-        assert after == before
-        assert not list((self.publisher.root / ".edgeshare").glob("incoming/*"))
-        return printed.err
-
-
-@pytest.fixture
-def editor(publisher: Publisher, capsys: pytest.CaptureFixture[str]) -> Editor:
-    return Editor(publisher, capsys)
 
 
 @pytest.fixture
@@ -164,13 +115,19 @@ def test_names_that_urls_and_shells_trip_over_are_published(editor: Editor, tmp_
     assert served(editor.publisher.root, tmp_path / "client")["cned/6e"].versions == {"odd": 1}
 
 
-def test_names_that_windows_refuses_are_a_warning(editor: Editor, tmp_path: Path) -> None:
-    names = ["quoi?.txt", "aux.txt", "end.", "A.txt", "a.txt"]
-    make_lesson(tmp_path / "odd", {**dict.fromkeys(names, b"x"), "index.html": b"x"})
-    printed = editor.publish("add", tmp_path / "odd")
-    assert printed.code == 0
-    assert printed.err.count("warning: ") == 4
-    assert "'quoi?.txt': Windows cannot keep ? in a name" in printed.err
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("quoi?.txt", "the file 'quoi?.txt' holds ?, which Windows cannot keep in a name: rename it"),
+        ("aux.txt", "the name of a device on Windows"),
+        ("end.", "a dot or blank at the end"),
+        ("INDEX.html", "is kept in the same place as"),
+    ],
+)
+def test_names_that_windows_cannot_keep_are_refused(editor: Editor, tmp_path: Path, name: str, why: str) -> None:
+    printed = editor.publish("add", make_lesson(tmp_path / "odd", {name: b"x", "index.html": b"x"}))
+    assert printed.code == 1
+    assert why in printed.err
 
 
 def test_a_level_that_is_not_in_the_vocabulary_is_a_warning_and_kept(editor: Editor, tmp_path: Path) -> None:
@@ -312,7 +269,7 @@ def maze(folder: Path) -> None:
         (name_in_bytes(b"a\\b"), r"the file 'a\\b' holds a backslash: rename it"),
         (name_in_bytes(b"a\nb"), r"the file 'a\nb' holds a control character: rename it"),
         (name_in_bytes("a\u202eb".encode()), r"turns the reading direction: rename it"),
-        (name_in_bytes(b"C:"), "the file 'C:' begins like a drive"),
+        (name_in_bytes(b"C:"), "the file 'C:' holds :, which Windows cannot keep"),
     ],
     ids=range(59),
 )
@@ -358,6 +315,13 @@ def test_a_repository_that_cannot_be_written_is_named(capsys: pytest.CaptureFixt
         assert editor.publish("add", folder).code == 0
         assert editor.publish("release").code == 0
         assert served(home / "repository", home / "client")["cned/6e"].versions == {"maths": 1}
+
+
+def test_a_timestamp_that_cannot_be_written_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with as_ordinary_user() as home:
+        editor = Editor(Publisher(home / "repository", home / "keys").init(), capsys)
+        (home / "repository" / "metadata").chmod(0o500)
+        assert "cannot be written (Permission denied)" in editor.refused("refresh")
 
 
 def test_a_repository_that_cannot_be_made_is_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,9 +10,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import attrs
 import pytest
+from tuf.api.exceptions import UnsignedMetadataError
 
-from tests.publish.support import Publisher, make_lesson, require_whole, served, tree
+from tests.publish.support import Publisher, key_id, make_lesson, require_whole, served, tree
 
 KILLS = 20
 GOLDEN = 0.618  # its multiples are spread evenly, however many there are
@@ -43,7 +45,7 @@ class Work:
         shutil.rmtree(self._place, ignore_errors=True)
         shutil.copytree(self._template, self._place, copy_function=shutil.copy2)
         command, *rest = self._command
-        arguments = [command, str(self._place), *rest, "--keys", str(self._keys)]
+        arguments = [*command.split(), str(self._place), *rest, "--keys", str(self._keys)]
         process = subprocess.Popen(
             [sys.executable, "-c", PROCESS, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
@@ -144,3 +146,44 @@ def test_a_release_that_is_killed_leaves_the_old_edition_or_the_new_and_the_next
     work = Work(template.root, tmp_path / "repository", template.keys, "release", "--tracker", TRACKER)
     publisher = survives(work, tmp_path / "clients", lambda publisher: publisher.release(trackers=[TRACKER]))
     assert versions(publisher, tmp_path / "client")["cned/6e"] == {"maths": 2}
+
+
+def test_a_rotation_that_is_killed_leaves_a_repository_that_clients_follow(template: Publisher, tmp_path: Path) -> None:
+    work = Work(template.root, tmp_path / "repository", template.keys, "keys rotate", "timestamp")
+    rotated = 0
+    for number, publisher in enumerate(kills(work)):
+        client = tmp_path / "clients" / f"{number}"
+        assert versions(publisher, client) == OLD  # the old key has signed too: nobody waits at any moment
+        publisher.release()
+        assert versions(publisher, client) == OLD
+        assert not list((publisher.root / ".edgeshare" / "signing").glob("*"))
+        rotated += publisher.metadata("root").signed.version == 2
+    assert 0 < rotated < KILLS
+
+
+def test_a_publication_of_drafts_that_is_killed_is_completed_by_the_next(
+    template: Publisher, lesson: Path, tmp_path: Path
+) -> None:
+    """Targets, root and a publisher wait, all signed; the keys of snapshot and timestamp are new, and the old gone."""
+    lost = template.holds("snapshot", "timestamp")
+    online = attrs.evolve(template, keys=tmp_path / "online")
+    for role in ("snapshot", "timestamp"):
+        online.rotate(role, key_id(lost.keys, role))
+    template.sign("root")
+    template.rotate("targets")
+    template.add(lesson)
+    assert not [need for each in template.release().waiting for need in each.needs]
+    work = Work(template.root, tmp_path / "repository", online.keys, "release")
+    publisher, _ = work.whole()
+    wanted, new = files(publisher), versions(publisher, tmp_path / "clients" / "new")
+    assert new == {"cned/6e": {"maths": 2, "old": 1}}
+    for number, publisher in enumerate(kills(work)):
+        client = tmp_path / "clients" / f"{number}"
+        try:
+            assert versions(publisher, client) in (OLD, new)
+        except UnsignedMetadataError:  # between the root and the timestamp that its new key signs
+            assert publisher.metadata("root").signed.version == 2
+            assert publisher.metadata("timestamp").signed.version == 2
+        publisher.release()
+        assert files(publisher) == wanted
+        assert versions(publisher, client) == new

@@ -164,12 +164,11 @@ def test_a_refresh_needs_no_key_but_the_timestamps(publisher: Publisher, tmp_pat
     assert served(publisher.root, tmp_path / "client")
 
 
-@pytest.mark.parametrize("missing", ["cned", "cned-lessons", "snapshot", "timestamp"])
-def test_a_release_without_one_of_its_keys_changes_no_file(publisher: Publisher, tmp_path: Path, missing: str) -> None:
+def test_a_release_without_the_key_for_manifests_changes_no_file(publisher: Publisher, tmp_path: Path) -> None:
     publisher.add(make_lesson(tmp_path / "maths"))
     before = tree(publisher.root)
-    (publisher.keys / f"{missing}.pem").unlink()
-    with pytest.raises(TrustError, match=rf"cannot read the key .*{missing}\.pem"):
+    (publisher.keys / "cned-lessons.pem").unlink()
+    with pytest.raises(TrustError, match=r"cannot read the key .*cned-lessons\.pem"):
         publisher.release()
     assert tree(publisher.root) == before
 
@@ -342,7 +341,7 @@ def test_metadata_past_half_of_its_life_is_renewed_by_a_release(publisher: Publi
     old = Publisher(tmp_path / "old", tmp_path / "old-keys").init(at=now() - timedelta(days=500))
     old.add(make_lesson(tmp_path / "maths"))
     old.release(now() - timedelta(days=500))
-    assert len(old.refresh().warnings) == 4
+    assert len(old.refresh().warnings) == 3  # it renews the snapshot, whose key is here
     assert old.refresh().expires < now()
     released = old.release()
     assert (released.catalogues, released.warnings) == ((), ())

@@ -65,7 +65,7 @@ def made_by_libtorrent(root: Path, sizes: dict[str, int], length: int) -> bytes:
     return bytes(lt.bencode(whole[b"info"]))
 
 
-parts = st.sampled_from(["a", "b", "sub", "sub.x", "z", "é ç", "#1%+?&", "x" * 200])
+parts = st.sampled_from(["a", "b", "sub", "sub.x", "z", "é ç", "#1%+&", "x" * 200])
 paths = st.lists(parts, min_size=1, max_size=3).map("/".join)
 folders = (
     st.dictionaries(paths, st.sampled_from([0, 1, LENGTH - 1, LENGTH, LENGTH + 1, 5 * LENGTH + 7]), min_size=2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,8 +15,15 @@ import trio
 
 from edgeshare import vocabulary
 from edgeshare.manifest import LessonId, LessonManifest
+from edgeshare.publish import ceremony
 from edgeshare.publish.keys import Keys
-from edgeshare.publish.repository import Released, create_repository, open_repository, refresh_repository
+from edgeshare.publish.released import Released
+from edgeshare.publish.repository import (
+    Repository,
+    create_repository,
+    open_repository,
+    refresh_repository,
+)
 
 CATALOGUE = "cned/6e"
 
@@ -26,9 +34,10 @@ def now() -> datetime:
 
 @attrs.define
 class Publisher:
-    """A repository and its keys below one folder."""
+    """A repository and its keys below one folder, for one of its publishers."""
 
     folder: Path
+    name: str = "cned"
 
     @property
     def repository(self) -> Path:
@@ -42,8 +51,9 @@ class Publisher:
     def root(self) -> Path:
         return self.repository / "metadata" / "1.root.json"
 
-    def begin(self, at: datetime | None = None) -> None:
-        create_repository(self.repository, self.keys, "cned", at or now())
+    def begin(self, at: datetime | None = None, *, offline_keys: int = 1, threshold: int = 1) -> None:
+        moment = at or now()
+        create_repository(self.repository, self.keys, self.name, moment, offline_keys=offline_keys, threshold=threshold)
 
     def write(self, lesson: str, files: dict[str, bytes], *, levels: str = "6e") -> Path:
         """A lesson's folder."""
@@ -62,19 +72,57 @@ class Publisher:
 
     def add(self, lesson: str, files: dict[str, bytes], *, levels: str = "6e") -> LessonManifest:
         folder = self.write(lesson, files, levels=levels)
-        with open_repository(self.repository, self.keys) as opened:
+        with self._opened() as opened:
             return opened.add(folder, vocabulary.built_in()).manifest
 
     def withdraw(self, lesson: str, why: str) -> None:
-        with open_repository(self.repository, self.keys) as opened:
+        with self._opened() as opened:
             opened.withdraw(LessonId(lesson), why)
 
+    def reinstate(self, lesson: str) -> None:
+        """Stage the return of a withdrawn lesson; after the next release it may be added again."""
+        with self._opened() as opened:
+            opened.reinstate(LessonId(lesson))
+
     def release(self, at: datetime | None = None) -> Released:
-        with open_repository(self.repository, self.keys) as opened:
+        with self._opened() as opened:
             return opened.release(at or now())
 
     def refresh(self, at: datetime | None = None) -> None:
         refresh_repository(self.repository, self.keys, at or now())
+
+    def rotate(self, role: str, at: datetime | None = None) -> None:
+        """Give a role another key, and publish that; for manifests (`cned-lessons`) with all of them signed anew."""
+        with self._opened() as opened:
+            if role.endswith("-lessons"):
+                ceremony.rotate_lesson_key(opened, self.keys, role)
+                opened.release(at or now())
+            else:
+                ceremony.rotate(opened, self.keys, role, at or now())
+
+    def replace_key(self, role: str, key_id: str, at: datetime | None = None) -> None:
+        """Give a role a new key in place of one that is not here, and publish that."""
+        with self._opened() as opened:
+            ceremony.rotate(opened, self.keys, role, at or now(), key_id=key_id)
+
+    def delegate(self, name: str, prefix: str, at: datetime | None = None) -> Publisher:
+        """Another publisher in the same repository, published, with its keys in the same folder."""
+        with self._opened() as opened:
+            ceremony.delegate(opened, self.keys, name, prefix, at or now())
+        return Publisher(self.folder, name)
+
+    def revoke(self, name: str, why: str, at: datetime | None = None) -> None:
+        """End the delegation to a publisher, and publish that."""
+        with self._opened() as opened:
+            ceremony.revoke_publisher(opened, name, why, at or now())
+
+    def revoke_lesson_key(self, role: str, key_id: bytes, at: datetime | None = None) -> None:
+        """Let a key for manifests (`cned-lessons`) vouch for nothing any more, and publish that; rotate it before."""
+        with self._opened() as opened:
+            ceremony.revoke_lesson_key(opened, role, key_id.hex(), at or now())
+
+    def _opened(self) -> AbstractContextManager[Repository]:
+        return open_repository(self.repository, self.keys, self.name)
 
 
 def noise(count: int) -> bytes:
