@@ -2,9 +2,9 @@
 
 import sys
 
-from bench import publish, ready
+from bench import publish, ready, trust
 
-BENCHES = {"publish": publish.main, "ready": ready.main}
+BENCHES = {"publish": publish.main, "ready": ready.main, "trust": trust.main}
 
 for wanted in sys.argv[1:] or list(BENCHES):
     print(f"{wanted}:", file=sys.stderr)

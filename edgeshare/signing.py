@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
-from functools import cache
+from functools import lru_cache
 
 import attrs
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -87,7 +87,7 @@ def signers(
     return frozenset(valid)
 
 
-@cache
+@lru_cache(1024)  # loading one costs as much as a tenth of a verification
 def _verifier(key: PublicKey) -> Callable[[bytes, bytes], bool] | None:
     try:
         if key.scheme == "ed25519":

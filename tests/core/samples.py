@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import strategies as st
 
+from edgeshare.canonical import pack
 from edgeshare.manifest import (
     CatalogueManifest,
     LessonManifest,
     SignedFile,
     encode,
     format_of,
-    pack,
     structure,
 )
 from edgeshare.signing import PublicKey, Signature, payload
@@ -48,6 +49,12 @@ CATALOGUE: dict[str, Any] = {
     "trackers": [],
     "origins": [],
 }
+
+values = st.recursive(
+    st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text(max_size=40) | st.binary(max_size=40),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
 
 
 def sign(form: str, signed: bytes, private: Ed25519PrivateKey = PRIVATE) -> bytes:

@@ -1,32 +1,32 @@
 from __future__ import annotations
 
 import contextlib
-import struct
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import attrs
-import msgpack
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgeshare.canonical import pack, unpack
 from edgeshare.errors import ManifestError, TrustError
 from edgeshare.manifest import (
     MAX_MANIFEST,
     MAX_SIZE,
+    CatalogueManifest,
     InfoHash,
     LessonId,
     LessonManifest,
     SignedFile,
     encode,
     lesson_id,
-    pack,
     read_catalogue,
     read_lesson,
+    read_lessons,
     shown,
-    unpack,
+    structure,
 )
 from edgeshare.signing import PublicKey
 from tests.core.samples import (
@@ -40,6 +40,7 @@ from tests.core.samples import (
     sign,
     sign_fields,
     signed_file,
+    values,
 )
 
 codes = st.lists(st.from_regex(r"[a-z0-9]{1,9}(-[a-z0-9]{1,9})?", fullmatch=True), min_size=1, max_size=4, unique=True)
@@ -71,11 +72,6 @@ lessons = st.builds(
     needed_at=st.none() | moments,
     expires=st.none() | moments,
     fetch_from=st.none() | moments,
-)
-values = st.recursive(
-    st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text(max_size=40) | st.binary(max_size=40),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
-    max_leaves=12,
 )
 
 
@@ -130,74 +126,6 @@ def test_every_truncation_is_refused() -> None:
     for stop in range(len(raw)):
         with pytest.raises(ManifestError):
             read_lesson(raw[:stop], KEYS)
-
-
-@given(values)
-def test_what_is_packed_is_unpacked_as_it_was(value: object) -> None:
-    assert unpack(pack(value), MAX_MANIFEST, "it") == value
-
-
-@given(values)
-def test_other_encodings_of_a_value_are_refused(value: object) -> None:
-    raw = msgpack.packb(value, use_bin_type=True)
-    if raw != pack(value):  # its keys are not in order
-        with pytest.raises(ManifestError, match="canonical"):
-            unpack(raw, MAX_MANIFEST, "it")
-
-
-def nested(depth: int) -> bytes:
-    return b"\x91" * depth + b"\x00"
-
-
-@pytest.mark.parametrize(
-    ("raw", "why"),
-    [
-        (b"", "not strict msgpack"),
-        (b"\xc1", "not strict msgpack"),
-        (b"\x00\x00", "not strict msgpack"),  # extra bytes
-        (b"\x82\xa1a\x00\xa1a\x01", "not strict msgpack"),  # {"a": 0, "a": 1}
-        (b"\x81\x01\x00", "not strict msgpack"),  # {1: 0}
-        (b"\x81\xc0\x00", "not strict msgpack"),  # {nil: 0}
-        (b"\x81\x90\x00", "not strict msgpack"),  # {[]: 0}
-        (b"\x81\xc4\x01a\x00", "a key that is not text"),  # {b"a": 0}
-        (b"\xa2\xff\xfe", "not strict msgpack"),  # text that is not UTF-8
-        (b"\xa3\xed\xa0\x80", "not strict msgpack"),  # a lone surrogate
-        (b"\xdd\xff\xff\xff\xff", "not strict msgpack"),  # a list of 2^32 - 1
-        (b"\xdf\xff\xff\xff\xff", "not strict msgpack"),
-        (b"\xdb\xff\xff\xff\xff", "not strict msgpack"),
-        (b"\xc6\xff\xff\xff\xff", "not strict msgpack"),
-        (b"\xdc\xff\xff" * 500, "not strict msgpack"),
-        (b"\xc0", "holds a NoneType"),
-        (b"\xca" + struct.pack(">f", 1.0), "holds a float"),
-        (b"\xcb" + struct.pack(">d", float("nan")), "holds a float"),
-        (b"\xd4\x05\x00", "not strict msgpack"),  # an extension
-        (b"\xc7\x00\x05", "holds a ExtType"),  # an empty one
-        (b"\xd6\xff\x00\x00\x00\x00", "not strict msgpack"),  # a timestamp
-        (nested(9), "nested more than 8"),
-        (nested(1000), "nested more than 8"),
-        (nested(1024), "nested more than 8"),
-        (nested(5000), "not strict msgpack"),
-        (b"\xcc\x05", "canonical"),  # 5 in two bytes
-        (b"\xd9\x01a", "canonical"),
-        (b"\xc5\x00\x01a", "canonical"),
-        (b"\xdc\x00\x01\x00", "canonical"),
-        (b"\x82\xa1b\x00\xa1a\x00", "canonical"),  # {"b": 0, "a": 0}
-    ],
-    ids=lambda value: value[:6].hex() + f"…{len(value)}" if isinstance(value, bytes) else None,
-)
-def test_msgpack_outside_the_strict_subset_is_refused(raw: bytes, why: str) -> None:
-    with pytest.raises(ManifestError, match=why):
-        unpack(raw, MAX_MANIFEST, "it")
-
-
-def test_values_are_nested_at_most_8_deep() -> None:
-    assert unpack(nested(8), 100, "it")
-
-
-def test_a_value_has_at_most_the_bytes_that_are_allowed() -> None:
-    assert unpack(pack(bytes(98)), 100, "it") == bytes(98)
-    with pytest.raises(ManifestError, match="at most 100 are read"):
-        unpack(pack(bytes(99)), 100, "it")
 
 
 def test_bytes_past_the_cap_are_not_even_decoded() -> None:
@@ -258,6 +186,13 @@ def test_a_file_has_at_most_16_signatures() -> None:
 )
 def test_an_envelope_has_its_three_fields_and_no_others(whole: object) -> None:
     assert "manifest" in refusal(pack(whole))
+
+
+@pytest.mark.parametrize("fields", [5, "id", b"", [], True])
+def test_a_manifest_is_a_map_of_fields(fields: object) -> None:
+    assert "not a map of fields" in refusal(sign_fields(LESSON_FORMAT, fields))
+    with pytest.raises(ManifestError, match="not a map of fields"):
+        structure(fields, CatalogueManifest)
 
 
 def test_a_field_that_is_unknown_is_ignored() -> None:
@@ -432,6 +367,24 @@ def test_the_largest_manifest_that_can_be_made_can_be_read() -> None:
 def test_a_manifest_made_of_wrong_values_is_a_bug_and_no_refusal() -> None:
     with pytest.raises(ValueError, match="version"):
         attrs.evolve(lesson(), version=0)
+
+
+@pytest.mark.parametrize("count", [0, 1, 100, 101, 350])
+def test_many_entries_are_read_each_as_if_alone_and_in_their_order(count: int) -> None:
+    good = [lesson(id=f"lesson-{number}") for number in range(count)]
+    entries: list[object] = [signed_file(each) for each in good]
+    for place in range(0, count, 7):
+        entries[place] = 5 if place % 2 else signed_file(catalogue())
+    found = read_lessons(entries, KEYS)
+    assert [each for each in found if isinstance(each, LessonManifest)] == [
+        each for place, each in enumerate(good) if place % 7
+    ]
+    refused = [str(each) for each in found if isinstance(each, ManifestError)]
+    assert refused == [
+        "it is not the bytes of a manifest" if place % 2 else refusal(signed_file(catalogue()))
+        for place in range(0, count, 7)
+    ]
+    assert len(found) == count
 
 
 def test_foreign_text_is_shown_short_and_harmless() -> None:

@@ -13,13 +13,18 @@ from typing import Any
 import attrs
 import libtorrent as lt
 import pytest
+from tuf.api.metadata import Metadata, Targets
 
 from edgeshare.catalogue import Edition, read_edition
 from edgeshare.errors import EdgeshareError, ManifestError, TrustError
 from edgeshare.hashtree import FileHasher
-from edgeshare.manifest import read_catalogue, read_lesson
+from edgeshare.layout import Layout
+from edgeshare.manifest import InfoHash, LessonId, read_catalogue, read_lesson
 from edgeshare.publish.torrent import assemble, layout_of
+from edgeshare.publishers import Publishers
 from edgeshare.signing import PublicKey, is_usable
+from edgeshare.swarm.session import info_of, read_info
+from edgeshare.targets import publishers
 
 FOLDER = Path(__file__).parents[2] / "manifests" / "vectors"
 INDEX: dict[str, Any] = json.loads((FOLDER / "index.json").read_text(encoding="utf-8"))
@@ -103,6 +108,7 @@ def test_a_valid_edition_is_read_but_for_what_is_left_out(vector: dict[str, Any]
     found = edition(vector)
     assert [lesson.manifest.id for lesson in found.lessons] == vector["lessons"]
     assert [gone.id for gone in found.withdrawn] == vector["withdrawn"]
+    assert [back.id for back in found.reinstated] == vector["reinstated"]
     assert len(found.refused) == vector["left_out"]
 
 
@@ -110,6 +116,50 @@ def test_a_valid_edition_is_read_but_for_what_is_left_out(vector: dict[str, Any]
 def test_an_edition_that_must_be_refused_is(vector: dict[str, Any]) -> None:
     with pytest.raises(ManifestError):
         edition(vector)
+
+
+def layout(vector: dict[str, Any]) -> Layout:
+    info = info_of(raw(vector))
+    return read_info(info, InfoHash(hashlib.sha256(info).digest()))
+
+
+@pytest.mark.parametrize("vector", vectors("torrent", "valid"), ids=named)
+def test_a_valid_torrent_is_read(vector: dict[str, Any]) -> None:
+    assert [file.path for file in layout(vector).files] == vector["files"]
+
+
+@pytest.mark.parametrize("vector", vectors("torrent", "refused"), ids=named)
+def test_a_torrent_that_must_be_refused_is(vector: dict[str, Any]) -> None:
+    with pytest.raises(ManifestError, match="torrent"):
+        layout(vector)
+
+
+def said(vector: dict[str, Any]) -> Publishers:
+    signed: object = Metadata.from_bytes(raw(vector)).signed
+    assert isinstance(signed, Targets)
+    return publishers(signed)
+
+
+@pytest.mark.parametrize("vector", vectors("publishers", "valid"), ids=named)
+def test_whose_ids_are_whose_is_read(vector: dict[str, Any]) -> None:
+    found = said(vector)
+    for lesson, owner in vector["owner"].items():
+        assert [name for name in found.delegations if found.owns(name, LessonId(lesson))] == [owner]
+    assert found.revoked == vector["revoked"]
+    assert sorted(key.hex() for key in found.revoked_keys) == vector["revoked_keys"]
+
+
+@pytest.mark.parametrize("vector", vectors("publishers", "refused"), ids=named)
+def test_what_says_otherwise_who_may_publish_is_refused(vector: dict[str, Any]) -> None:
+    with pytest.raises(ManifestError, match="who may publish"):
+        said(vector)
+
+
+def test_there_are_sixty_vectors_and_more_of_every_kind_valid_and_refused() -> None:
+    assert len(INDEX["vectors"]) >= 60
+    kinds = {(vector["file"].partition("-")[0], vector["expect"]) for vector in INDEX["vectors"]}
+    names = ("lesson", "catalogue", "edition", "torrent", "publishers")
+    assert kinds == {(name, expect) for name in names for expect in ("valid", "refused")}
 
 
 def test_a_keys_id_is_the_hash_of_its_public_half() -> None:

@@ -161,12 +161,12 @@ async def test_what_a_peer_has_is_not_asked_of_the_origin(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("whose", ["a peer's", "the origin's"])
-@pytest.mark.parametrize("wrong", ["size", "files"])
+@pytest.mark.parametrize(("wrong", "by"), [("size", 1), ("size", -1), ("files", 1), ("files", -1)])
 async def test_metadata_that_is_not_what_the_manifest_says_is_refused_and_nothing_is_written(
-    tmp_path: Path, whose: str, wrong: str
+    tmp_path: Path, whose: str, wrong: str, by: int
 ) -> None:
     manifest = expected(LESSON)
-    manifest = attrs.evolve(manifest, **{wrong: getattr(manifest, wrong) + 1})
+    manifest = attrs.evolve(manifest, **{wrong: getattr(manifest, wrong) + by})
     origin = Origin(LESSON) if whose == "the origin's" else Origin()
     with trio.fail_after(30):
         async with node("127.0.0.2") as peer, parts(tmp_path / "mine", origin) as mine:

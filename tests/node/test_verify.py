@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 
+import attrs
 import pytest
 
+from edgeshare.admission import Changes, Gone
 from edgeshare.catalogue import FILE_NAME, read_edition
 from edgeshare.cli.main import main
 from edgeshare.library.index import Index, StoredCatalogue
-from edgeshare.manifest import read_catalogue
+from edgeshare.manifest import LessonId, read_catalogue
+from edgeshare.publishers import Delegation, Publishers
 from tests.support.publisher import Publisher
 
 
@@ -51,10 +56,98 @@ def test_a_lessons_manifest_is_checked_and_every_check_is_named(
     assert lines[0] == "fractions, version 1, by cned: Une leçon"
     assert lines[1].startswith("  form: edgeshare-lesson/1, ")
     assert lines[2].startswith("  signature: right, by ")
-    assert lines[3:] == [
+    assert lines[2].endswith(", which the catalogues vouch for, and which is not revoked")
+    assert lines[3:5] == [
+        "  publisher: the node has not heard yet who the publishers are",
         "  catalogue: cned/6e, edition 1 lists this very manifest",
-        "  content: 1 file, 18 B, not on this machine",
     ]
+    assert re.fullmatch(r"  age: issued on [0-9-]{10}, admitted here on 2026-11-24, \d+ days? ago", lines[5])
+    assert lines[6:] == ["  metadata: none is here yet", "  content: 1 file, 18 B, not on this machine"]
+
+
+def heard(library: Path, said: Publishers, *gone: Gone) -> None:
+    """Have the node hear of publishers, and of what is withdrawn."""
+    index = Index(library / "index.sqlite")
+    index.heed(Changes(publishers=said, gone=gone))
+    index.close()
+
+
+def printed(library: Path, name: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    """What `verify` of a file beside the library says: exit code, output, error."""
+    with pytest.raises(SystemExit) as ended:
+        main(["verify", str(library.parent / name), "--library", str(library)])
+    said = capsys.readouterr()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code, said.out, said.err
+
+
+CNED, LYON = Delegation(prefix="", epoch="a"), Delegation(prefix="frac", epoch="b")
+
+
+def test_whose_the_id_is_is_said(library: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    heard(library, Publishers(delegations={"cned": CNED}))
+    assert (
+        "publisher: the id is one of cned, as every id that nobody else was given\n"
+        in printed(library, "fractions.manifest", capsys)[1]
+    )
+    heard(library, Publishers(delegations={"cned": attrs.evolve(CNED, prefix="frac")}))
+    assert (
+        "publisher: the id is one of cned, whose ids begin with frac\n"
+        in printed(library, "fractions.manifest", capsys)[1]
+    )
+
+
+def test_an_id_that_is_another_publishers_is_refused(library: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    heard(library, Publishers(delegations={"cned": CNED, "lyon": LYON}))
+    assert printed(library, "fractions.manifest", capsys) == (
+        1,
+        "",
+        "edgeshare: fractions is not an id of cned, but of lyon: a publisher speaks for its own lessons only\n",
+    )
+
+
+def test_a_publisher_that_was_revoked_is_named(library: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    heard(library, Publishers(delegations={"lyon": LYON}, revoked={"cned": "Une clé volée"}))
+    assert printed(library, "fractions.manifest", capsys) == (
+        1,
+        "",
+        "edgeshare: cned was revoked, 'Une clé volée': its lessons are withdrawn\n",
+    )
+
+
+@pytest.mark.parametrize("name", ["fractions.manifest", "catalogue.manifest"])
+def test_a_key_that_was_revoked_vouches_for_nothing(
+    library: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    index = Index(library / "index.sqlite")
+    keys = frozenset(index.catalogues()[0].keys)
+    index.close()
+    heard(library, Publishers(delegations={"cned": CNED}, revoked_keys=keys))
+    code, out, err = printed(library, name, capsys)
+    assert (code, out) == (1, "")
+    assert re.fullmatch(r"edgeshare: the key that signed this manifest, [0-9a-f]{16}, was revoked: .*\n", err)
+
+
+def test_a_withdrawal_that_the_node_remembers_is_named(library: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gone = Gone(id=LessonId("fractions"), by="cned/5e", why="Une erreur page 3", since=2)
+    heard(library, Publishers(delegations={"cned": CNED}), gone)
+    assert (
+        "  catalogue: withdrawn by cned/5e, edition 2: Une erreur page 3\n"
+        in printed(library, "fractions.manifest", capsys)[1]
+    )
+
+
+def test_how_old_the_metadata_is_is_said(library: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    metadata, folder = tmp_path / "cned" / "repository" / "metadata", library / "trust"
+    folder.mkdir()
+    for role in ("root", "targets", "snapshot"):
+        shutil.copy(metadata / f"1.{role}.json" if role == "root" else newest(metadata, role), folder / f"{role}.json")
+    shutil.copy(metadata / "timestamp.json", folder)
+    assert re.search(r"  metadata: fresh until \d{4}-\d\d-\d\d\n", printed(library, "fractions.manifest", capsys)[1])
+
+
+def newest(metadata: Path, role: str) -> Path:
+    return max(metadata.glob(f"*.{role}.json"), key=lambda path: int(path.name.partition(".")[0]))
 
 
 def test_a_catalogues_manifest_is_checked_too(

@@ -24,7 +24,7 @@ AWKWARD = {
     "lesson": b"named like its folder",
     f"{LONG}": noise(PIECE + 1, 2),
     f"{LONG}/{LONG}".replace("é", "ê"): b"in a folder of 255 bytes",
-    "un été/l'exercice 1 #2 100% a+b=c?&d;.txt": noise(3 * PIECE, 3),
+    "un été/l'exercice 1 #2 100% a+b=c&d;.txt": noise(3 * PIECE, 3),
     "empty": b"",
     "vide/aussi.txt": b"",
     "one": b"1",
