@@ -114,12 +114,6 @@ class Memory:
         revoked = self.publishers.revoked_keys if self.publishers else frozenset()
         return {name: key for name, key in keys.items() if name not in revoked}
 
-    def speaks_for(self, lesson: SignedLesson, keys: Mapping[bytes, PublicKey]) -> Backed:
-        """What speaks for a lesson that was admitted by an earlier run, with these keys."""
-        manifest, version = lesson.manifest, self.versions.get(lesson.manifest.id)
-        is_it = version is not None and (version.publisher, version.number) == (manifest.publisher, manifest.version)
-        return Backed(lesson, keys, version.epoch if version and is_it else None)
-
 
 @attrs.frozen(kw_only=True)
 class Weighed:
@@ -237,7 +231,7 @@ def heed(memory: Memory, publishers: Publishers, served: Iterable[Backed]) -> We
     listed_after = listed(after, admitted)
     here = {backed.manifest.id: backed for backed in served}
     fallen = frozenset(name for name, backed in here.items() if revocation(publishers, backed) is not None)
-    gone = dict(after.gone)
+    gone = {key: each for key, each in after.gone.items() if not _was_nobodys_to_say(after, each)}
     taken: Counter[tuple[str, str]] = Counter()
     for name, backed in {**here, **listed(memory, memory.admitted)}.items():
         why = revocation(publishers, backed)
@@ -338,6 +332,13 @@ def _ends(memory: Memory, gone: Gone, back: Reinstatement, admitted: Admitted) -
         return True  # the id was given to another publisher
     is_earlier = gone.since < back.since or not _is_same(gone.epoch, admitted.epoch)
     return gone.by == admitted.edition.name and is_earlier
+
+
+def _was_nobodys_to_say(memory: Memory, gone: Gone) -> bool:
+    """Whether an id was withdrawn before the node had heard whose it is, by a publisher whose it is not."""
+    publisher = publisher_of(gone.by)
+    is_unjudged = not gone.is_revocation and gone.epoch is None and memory.is_named(publisher)
+    return is_unjudged and not memory.owns(publisher, gone.id)
 
 
 def _without_void(memory: Memory) -> Memory:

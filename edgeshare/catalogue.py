@@ -177,7 +177,9 @@ def _withdrawal(entry: object, name: str, number: int, keys: Mapping[bytes, Publ
         ):
             lesson = None
             with contextlib.suppress(EdgeshareError):  # what is withdrawn stays withdrawn, named or not
-                lesson = SignedLesson(read_lesson(raw, keys), raw)
+                lesson = _admit(raw, read_lesson(raw, keys), name)
+            if lesson and lesson.manifest.id != gone:
+                lesson = None  # it would name another to readers
             try:
                 return Withdrawal(id=lesson_id(gone), why=why, since=since, lesson=lesson)
             except ValueError as error:

@@ -44,7 +44,7 @@ class Follower:
         async with trio.open_nursery() as nursery:
             while True:
                 try:
-                    refreshed = await self._trust.refresh(self.names)
+                    refreshed = await self._trust.refresh(self._asked())
                 except EdgeshareError as error:
                     failures += 1
                     self._report(str(error), error)
@@ -52,7 +52,8 @@ class Follower:
                 else:
                     failures = 0
                     self._report(None)
-                    self._say({name: _absence(name, refreshed.publishers) for name in refreshed.unpublished})
+                    missing = [name for name in refreshed.unpublished if name in self.names]
+                    self._say({name: _absence(name, refreshed.publishers) for name in missing})
                     self._say(refreshed.refused)
                     await self._keeper.heed(refreshed.publishers, refreshed.catalogues)
                     self._admit(nursery, refreshed.catalogues)
@@ -60,6 +61,10 @@ class Follower:
                     wait_s = self._config.refresh_every_s * (0.75 + self._rng.random() / 2)
                 self._warn()
                 await trio.sleep(wait_s)
+
+    def _asked(self) -> tuple[str, ...]:
+        """The catalogues of which the newest edition counts here; see `Keeper.bound_by`."""
+        return tuple(dict.fromkeys([*self.names, *sorted(self._keeper.bound_by)]))
 
     def _admit(self, nursery: trio.Nursery, catalogues: Mapping[str, Vouched]) -> None:
         """Fetch the new editions side by side; one that is still under way is given up for the newer one."""
@@ -84,7 +89,8 @@ class Follower:
                 self._say({name: f"edition {vouched.manifest.edition} is refused, {error}"})
             else:
                 self.catalogue_trouble.pop(name, None)
-            if self._underway[name][1] is scope:
+            now = self._underway.get(name)
+            if now and now[1] is scope:  # not when it was given up, whatever it came to after that
                 del self._underway[name]
 
     def _say(self, troubles: Mapping[str, str]) -> None:
@@ -115,6 +121,6 @@ class Follower:
 def _absence(catalogue: str, publishers: Publishers) -> str:
     """Why the repository has no catalogue of this name."""
     publisher = catalogue.partition("/")[0]
-    if publisher in publishers.revoked:
+    if publisher in publishers.revoked and publisher not in publishers.delegations:
         return f"its publisher {publisher} was revoked: {publishers.revoked[publisher]}"
     return f"the repository has no catalogue {catalogue}"

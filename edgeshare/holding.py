@@ -41,6 +41,7 @@ from edgeshare.view import State
 
 logger = logging.getLogger(__name__)
 
+MISFIT = "the torrent's files are not those that its manifest names"
 MEETING_S = 0.2  # how often a node that joins a swarm looks whom it has met: whose turn it is depends on that
 READ_AHEAD = 8  # pieces that a reader asks for beyond the one it waits for
 
@@ -65,6 +66,15 @@ class Expected:
     files: int
     audience: int | None = None  # nodes expected to want it
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """What is held against the metadata: bytes, and files."""
+        return self.size, self.files
+
+    def fits(self, layout: Layout) -> bool:
+        """Whether the metadata is what the manifest says."""
+        return self.shape == (layout.size, len(layout.files))
+
 
 @attrs.frozen
 class Parts:
@@ -79,17 +89,20 @@ class Parts:
 
 
 class Holding:
-    """One content; `run` is its life."""
+    """One content; `run` is its life.
+
+    Several manifests may name it, each signed by who may not know what is in it: it is refused when none fits.
+    """
 
     def __init__(self, parts: Parts, expected: Expected, stored: StoredTorrent | None) -> None:
         self.info_hash = expected.info_hash
-        self.is_refused = False  # it never can be right
+        self.is_refused = False  # by what the manifests say that name it, it never can be right
         self.is_unobtainable = False  # nobody has its metadata; asked for again and again
         self.reason: str | None = None  # why nothing goes on, in one line; None while it does
         self.layout: Layout | None = None
         self.torrent: Torrent | None = None
         self._parts = parts
-        self._expected = expected
+        self._expected = {expected.shape: expected}
         self._stored = stored
         self._is_stored = True  # the index knows what `_stored` says
         self._stamps: Mapping[str, Stamp] | None = None  # by path
@@ -116,6 +129,21 @@ class Holding:
         sound = self.torrent is None or self.torrent.failure is None
         return self._stamps is not None and sound
 
+    def is_expected(self, expected: Expected) -> bool:
+        """Whether it is held for a manifest that says this of it."""
+        return expected.shape in self._expected
+
+    def expect(self, expected: Expected) -> None:
+        """Hold it for one more manifest; when it was refused, this may be the one that fits."""
+        if not self.is_expected(expected):
+            self._expected[expected.shape] = expected
+            self.is_refused, self.reason = False, None
+            self._wake()
+
+    def is_complete_as(self, expected: Expected) -> bool:
+        """Whether it is complete, and what a manifest says."""
+        return self.is_complete and self.layout is not None and expected.fits(self.layout)
+
     @property
     def state(self) -> State:
         """Where it stands."""
@@ -133,8 +161,8 @@ class Holding:
     @property
     def bytes_have(self) -> int:
         """Verified bytes of content."""
-        if self.is_complete:
-            return self._expected.size
+        if self.is_complete and self.layout:
+            return self.layout.size
         return self.torrent.bytes_have if self.torrent else 0
 
     @property
@@ -149,7 +177,7 @@ class Holding:
         return self._peers_before + (self.torrent.bytes_from_peers if self.torrent else 0)
 
     async def run(self, helpers: Helpers) -> None:
-        """Fetch, verify, seed and mend this content until cancelled; returns only when it never can be right.
+        """Fetch, verify, seed and mend this content until cancelled.
 
         A caller who cancels it for good also says so with `drop`, and has the swarm let go of it; a node that stops
         need not.
@@ -157,13 +185,16 @@ class Holding:
         was_confused = False
         try:
             while True:
+                manifests = len(self._expected)
                 try:
                     await self._live(helpers)
                 except ManifestError as error:
-                    self.is_refused = True
-                    self._stop(str(error))
-                    logger.error("%s is refused: %s", self.info_hash.hex()[:16], error)
-                    return
+                    if len(self._expected) == manifests:  # else another was named meanwhile
+                        self.is_refused = True
+                        self._stop(str(error))
+                        logger.error("%s is refused: %s", self.info_hash.hex()[:16], error)
+                        await self.until(lambda: not self.is_refused)
+                    continue
                 except (LibraryError, SwarmError) as error:
                     self._stop(str(error))
                     logger.warning("%s stands still: %s", self.info_hash.hex()[:16], error)
@@ -244,19 +275,19 @@ class Holding:
         swarm = self._parts.swarm
         gathering = Gathering(
             has_tracker=bool(helpers.trackers),
-            audience=self._expected.audience,
+            audience=next(reversed(self._expected.values())).audience,
             joined_s=trio.current_time(),
             patience_s=self._parts.pace.patience_s,
         )
         info = self._stored.info if self._stored else b""
         if is_info(info, self.info_hash):
-            layout = self._layout(info)
+            layout = self._learn(info)
             resume = await self._prepare(info, layout)
             folder = self._parts.library.folder(self.info_hash)
             torrent = await swarm.add(self.info_hash, info, layout, folder, helpers, resume=resume)
         else:  # not known yet, or the index is damaged
             layout, torrent = await self._join(helpers, gathering)
-        self.layout, self.torrent = layout, torrent
+        self.torrent = torrent
         self._wake()
         failures = 0  # since it was complete
         while True:
@@ -277,10 +308,12 @@ class Holding:
             torrent.look_again()
             self._wake()
 
-    def _layout(self, info: bytes) -> Layout:
+    def _learn(self, info: bytes) -> Layout:
+        """What is in it, for all who wait for that."""
         layout = read_info(info, self.info_hash)
-        if (layout.size, len(layout.files)) != (self._expected.size, self._expected.files):
-            raise ManifestError("the torrent's files are not those that its manifest names")
+        if not any(expected.fits(layout) for expected in self._expected.values()):
+            raise ManifestError(MISFIT)
+        self.layout = layout
         return layout
 
     async def _prepare(self, info: bytes, layout: Layout) -> bytes | None:
@@ -307,7 +340,7 @@ class Holding:
         is_there = await trio.to_thread.run_sync(folder.exists)  # the index was lost, and is found again
         async with self._parts.swarm.joining(self.info_hash, helpers, folder) as joining:
             info = await self._find_info(joining, gathering)
-            layout = self._layout(info)
+            layout = self._learn(info)
             await self._prepare(info, layout)
             if not is_there and joining.torrent_file is None:
                 return layout, joining.begin(layout)

@@ -77,6 +77,7 @@ class Holdings:
             self._held[expected.info_hash] = held
             life = self._lives[expected.info_hash] = _Life()
             self._nursery.start_soon(self._keep, held, helpers, life)
+        held.expect(expected)
         return held
 
     async def drop_all_but(self, needed: Iterable[InfoHash]) -> None:

@@ -26,7 +26,7 @@ from edgeshare.admission import Admitted, Backed, Gone, Weighed, listed, publish
 from edgeshare.catalogue import FILE_NAME, SignedLesson
 from edgeshare.config import Config, nearest
 from edgeshare.errors import EdgeshareError, LibraryError, ManifestError
-from edgeshare.holding import Expected, Holding, Parts
+from edgeshare.holding import MISFIT, Expected, Holding, Parts
 from edgeshare.holdings import Holdings, Reading
 from edgeshare.ledger import Ledger
 from edgeshare.library.index import StoredLesson
@@ -58,6 +58,7 @@ class Keeper:
         self._withdrawn: dict[LessonId, Gone] = {}
         self._served: dict[LessonId, Backed] = {}  # complete versions; may be older than the newest
         self._rows: dict[LessonId, StoredLesson] = {}  # as the index knows them
+        self._heard: Publishers | None = None  # by the newest metadata, also while it is being weighed
         self._wanted: set[LessonId] = set(config.fetch)
         self._holdings = Holdings(parts, self._attend)
         self._coming: dict[str, InfoHash] = {}  # the content of each catalogue's edition that is not admitted yet
@@ -71,6 +72,16 @@ class Keeper:
     def admitted(self) -> Mapping[str, Admitted]:
         """The editions that this node stands on, by their catalogue's name."""
         return self._ledger.memory.admitted
+
+    @property
+    def bound_by(self) -> frozenset[str]:
+        """Catalogues whose word counts here, followed or not.
+
+        They may withdraw what is still served of them, or reinstate what they withdrew.
+        """
+        names = {name for served in self._served.values() for name in served.manifest.catalogues}
+        withdrew = {gone.by for gone in self._ledger.memory.gone.values() if not gone.is_revocation}
+        return frozenset(names & self.admitted.keys() | withdrew)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the lessons until cancelled; started when what the library held is known again.
@@ -97,6 +108,7 @@ class Keeper:
         now on; it is deleted only when those are admitted, as they may list it again, signed by another key, and then
         it need not be fetched anew.
         """
+        self._heard = publishers
         if weighed := await self._ledger.heed(publishers, offered or {}, lambda: tuple(self._served.values())):
             self._stand_on(weighed)
             for name in [name for name in self._coming if not self._ledger.memory.is_named(publisher_of(name))]:
@@ -144,8 +156,10 @@ class Keeper:
     async def read(self, lesson: LessonId) -> AsyncGenerator[Reading, None]:
         """The lesson's files while somebody reads; starts fetching it when it is only listed. See `view.Node`."""
         self.check_known(lesson)
-        holding = self._hold((self._served.get(lesson) or self._newest[lesson]).manifest)
-        await holding.ready()
+        manifest = (self._served.get(lesson) or self._newest[lesson]).manifest
+        expected, holding = _expected(manifest), self._hold(manifest)
+        if not expected.fits(await holding.ready()):
+            raise LibraryError(f"the lesson cannot be opened ({MISFIT})")
         yield Reading(holding)
 
     def lessons(self) -> tuple[LessonView, ...]:
@@ -173,13 +187,15 @@ class Keeper:
             return None
         following = newest.manifest.version if newest and newest.manifest != manifest else None
         view = LessonView(manifest=manifest, state=State.LISTED, next_version=following, is_offered=newest is not None)
-        holding = self._holdings.get(manifest.info_hash)
+        holding = self._held(manifest)
         if holding is None:
             if not self._is_followed(manifest):
                 return view
             appointment = manifest.fetch_from if manifest.fetch_from and manifest.fetch_from > self._now() else None
             reason = f"it is fetched from {appointment.isoformat()} on" if appointment else None
             return attrs.evolve(view, state=State.WAITING, reason=reason)
+        if holding.layout and not _expected(manifest).fits(holding.layout):
+            return attrs.evolve(view, state=State.FAILED, reason=MISFIT)
         progress = holding.torrent.progress if holding.torrent else None
         peers = progress.peers if progress else 0
         return attrs.evolve(
@@ -210,12 +226,13 @@ class Keeper:
 
     async def _admit(self, vouched: Vouched) -> None:
         manifest = vouched.manifest
-        holding = self._holdings.hold(_expected_catalogue(manifest), self._helpers(manifest))
+        expected = _expected_catalogue(manifest)
+        holding = self._holdings.hold(expected, self._helpers(manifest))
         await holding.until(lambda: holding.is_complete or holding.is_refused)
         layout = holding.layout
-        if layout is None:
+        if layout is None or holding.is_refused:
             raise ManifestError(f"the content of {manifest.name} is refused ({holding.reason})")
-        if [entry.path for entry in layout.files] != [FILE_NAME]:
+        if not expected.fits(layout) or [entry.path for entry in layout.files] != [FILE_NAME]:
             raise ManifestError(f"the content of {manifest.name} is not a catalogue's")
         raw = await self._parts.library.file(manifest.info_hash, layout.files[0])
         self._stand_on(await self._ledger.admit(vouched, raw))
@@ -250,7 +267,7 @@ class Keeper:
                 except EdgeshareError as error:
                     logger.warning("the library's manifest of %s is damaged: %s", row.id, error)
                     continue
-                backed = memory.speaks_for(SignedLesson(manifest, row.served), row.keys)
+                backed = Backed(SignedLesson(manifest, row.served), row.keys, row.epoch)
                 if memory.publishers is None or revocation(memory.publishers, backed) is None:
                     self._served[row.id] = backed
             self._rows[row.id] = row
@@ -289,11 +306,11 @@ class Keeper:
         for lesson, newest in self._newest.items():
             if self._holdings.is_stored(newest.manifest.info_hash) or lesson in self._wanted:
                 self._hold(newest.manifest)
-            elif self._holdings.get(newest.manifest.info_hash) is None and self._is_followed(newest.manifest):
+            elif self._held(newest.manifest) is None and self._is_followed(newest.manifest):
                 self._queue_up(newest.manifest)
         for lesson, newest in list(self._newest.items()):
-            held = self._holdings.get(newest.manifest.info_hash)
-            if held and held.is_complete:  # a new version may have the same content
+            held = self._held(newest.manifest)
+            if held and held.is_complete_as(_expected(newest.manifest)):  # a new version may have the same content
                 await self._promote(lesson, newest)
         self._fill()
         needed = set(self._coming.values()) | {each.manifest.info_hash for each in self.admitted.values()}
@@ -311,7 +328,7 @@ class Keeper:
             try:
                 if row.wanted and (gone is None or gone.is_revocation):  # it may come back, and is wanted then
                     if row.served is not None:
-                        await self._keep_lesson(attrs.evolve(row, served=None, keys={}))
+                        await self._keep_lesson(attrs.evolve(row, served=None, keys={}, epoch=None))
                 else:
                     await self._parts.library.drop_lesson(lesson)
                     self._rows.pop(lesson, None)
@@ -343,8 +360,14 @@ class Keeper:
         """Begin with the next lessons in the queue, as long as few are being fetched."""
         busy = self._holdings.busy if self._queue else 0
         while self._queue and busy < AT_ONCE:
-            self._hold(self._queue.popleft())
-            busy += 1
+            manifest = self._queue.popleft()
+            busy += self._holdings.get(manifest.info_hash) is None  # else another lesson has the same content
+            self._hold(manifest)
+
+    def _held(self, manifest: LessonManifest) -> Holding | None:
+        """The holding of a lesson's content, if it was begun for what this manifest says of it."""
+        held = self._holdings.get(manifest.info_hash)
+        return held if held and held.is_expected(_expected(manifest)) else None
 
     def _hold(self, manifest: LessonManifest) -> Holding:
         """The holding of a lesson's content; begun when there is none."""
@@ -357,7 +380,8 @@ class Keeper:
             before = holding.state, holding.is_unobtainable
             if holding.is_complete:
                 for lesson, newest in list(self._newest.items()):
-                    if newest.manifest.info_hash == holding.info_hash:
+                    manifest = newest.manifest
+                    if manifest.info_hash == holding.info_hash and holding.is_complete_as(_expected(manifest)):
                         await self._promote(lesson, newest)
             self._fill()
             self._changed.unpark_all()
@@ -365,11 +389,19 @@ class Keeper:
 
     async def _promote(self, lesson: LessonId, newest: Backed) -> None:
         """A lesson's newest version is complete: it is served from now on, and the one before it goes."""
+        if self._heard and revocation(self._heard, newest) is not None:
+            return  # it is about to be taken back, and the one before may not be
         before = self._served.get(lesson)
         self._served[lesson] = newest
-        if before and before.lesson == newest.lesson:
+        if before == newest:
             return
-        row = StoredLesson(id=lesson, wanted=lesson in self._wanted, served=newest.lesson.raw, keys=newest.keys)
+        row = StoredLesson(
+            id=lesson,
+            wanted=lesson in self._wanted,
+            served=newest.lesson.raw,
+            keys=newest.keys,
+            epoch=newest.epoch,
+        )
         try:
             await self._keep_lesson(row)
         except LibraryError as error:  # what is served now would be gone at the next start: the one before stays

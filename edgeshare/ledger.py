@@ -44,8 +44,14 @@ class Ledger:
         Raises:
             LibraryError: the index cannot be read.
         """
-        kept = memory = await self._library.memory()
-        for catalogue in await self._library.catalogues():
+        kept = await self._library.memory()
+        catalogues = await self._library.catalogues()
+        if kept.publishers is None and any(each.epoch is not None for each in catalogues):
+            # It was known, and is damaged. To take anybody's word for any id would be worse than to take none, until
+            # the origin is heard of again: what is served goes on.
+            kept = attrs.evolve(kept, publishers=Publishers())
+        memory = kept
+        for catalogue in catalogues:
             try:
                 weighed = await self._beside(partial(_weighed, memory, catalogue))
             except EdgeshareError as error:

@@ -23,6 +23,7 @@ from edgeshare.signing import PublicKey, is_usable
 
 FIELD = "x-edgeshare"
 ISSUED = "x-edgeshare-issued"
+MAX_LESSON_KEYS = 16  # of one catalogue: as many as sign a manifest at most
 
 
 def target_path(catalogue: str) -> str:
@@ -52,11 +53,14 @@ def lesson_keys(target: TargetFile) -> dict[bytes, PublicKey]:
     """The keys, by id, that a catalogue's target vouches for; those that cannot be used are left out.
 
     Raises:
-        ManifestError: the target says nothing of keys, or not in their form.
+        ManifestError: the target says nothing of keys, or not in their form, or names too many.
     """
     custom: Any = target.custom
     try:
         listed = custom["edgeshare"]["lesson_keys"].values()
+        if len(listed) > MAX_LESSON_KEYS:
+            what = f"the target {target.path} names {len(listed)} keys of its lessons"
+            raise ManifestError(what, hint=f"{MAX_LESSON_KEYS} are read")
         keys = [PublicKey(str(entry["scheme"]), bytes.fromhex(entry["public"])) for entry in listed]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ManifestError(f"the target {target.path} does not name the keys of its lessons") from error

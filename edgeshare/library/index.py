@@ -53,6 +53,7 @@ CREATE TABLE lessons (
 """,
     2: """
 ALTER TABLE catalogues ADD COLUMN epoch TEXT;  -- of the publisher's keys when it was admitted; NULL: not known then
+ALTER TABLE lessons ADD COLUMN epoch TEXT;     -- likewise, of what vouched for the served version
 CREATE TABLE publishers (
     one INTEGER PRIMARY KEY CHECK (one = 1),
     packed BLOB NOT NULL     -- what the newest metadata said of them
@@ -109,6 +110,7 @@ class StoredLesson:
     wanted: bool
     served: bytes | None
     keys: Mapping[bytes, PublicKey]
+    epoch: str | None = None  # of its publisher's keys; None: not known
 
 
 class Index:
@@ -256,17 +258,23 @@ class Index:
 
     def lessons(self) -> list[StoredLesson]:
         """What was asked for by name, and what is served."""
-        rows = self._db.execute("SELECT id, wanted, served, keys FROM lessons")
+        rows = self._db.execute("SELECT id, wanted, served, keys, epoch FROM lessons")
         return [
-            StoredLesson(id=LessonId(id_), wanted=bool(wanted), served=served, keys=_keys(keys) if keys else {})
-            for id_, wanted, served, keys in rows
+            StoredLesson(
+                id=LessonId(id_),
+                wanted=bool(wanted),
+                served=served,
+                keys=_keys(keys) if keys else {},
+                epoch=epoch,
+            )
+            for id_, wanted, served, keys, epoch in rows
         ]
 
     def put_lesson(self, lesson: StoredLesson) -> None:
         """Keep what is asked for and served of one lesson."""
         self._db.execute(
-            "INSERT OR REPLACE INTO lessons VALUES (?, ?, ?, ?)",
-            (lesson.id, int(lesson.wanted), lesson.served, _packed_keys(lesson.keys)),
+            "INSERT OR REPLACE INTO lessons (id, wanted, served, keys, epoch) VALUES (?, ?, ?, ?, ?)",
+            (lesson.id, int(lesson.wanted), lesson.served, _packed_keys(lesson.keys), lesson.epoch),
         )
 
     def drop_lesson(self, lesson: LessonId) -> None:

@@ -190,7 +190,8 @@ class Library:
         try:
             return await trio.to_thread.run_sync(call, limiter=self._index_turn)
         except sqlite3.Error as error:
-            is_damaged = error.sqlite_errorcode in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+            code = getattr(error, "sqlite_errorcode", None)  # none where Python cannot read what SQLite gave it
+            is_damaged = code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, None)
             hint = DAMAGED if is_damaged else "is the disk full or read-only?"
             raise LibraryError(f"the index in {self.root} cannot be used ({error})", hint=hint) from error
 

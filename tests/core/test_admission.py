@@ -85,7 +85,7 @@ def ids(memory: Memory) -> set[LessonId]:
 
 
 def served(memory: Memory, *lessons: SignedLesson, keys: dict[bytes, PublicKey] = KEYS) -> list[Backed]:
-    return [memory.speaks_for(each, keys) for each in lessons]
+    return [Backed(each, keys, memory.epoch(each.manifest.publisher)) for each in lessons]
 
 
 # whose an id is
@@ -267,6 +267,19 @@ def test_a_withdrawn_lesson_keeps_its_name() -> None:
     assert named is not None
     assert named.title == "Une leçon"
     assert withdrawn(after(memory, 3, gone=("a",)))[A].lesson == named
+
+
+def test_what_was_withdrawn_before_publishers_were_heard_of_counts_when_it_was_its_publishers() -> None:
+    memory = after(after(Memory(), 1, gone=("a",)), 1, gone=("b", "lyon-a"), name="lyon/6e")
+    assert set(withdrawn(memory)) == {A, B, LYON_A}
+    assert set(withdrawn(heed(memory, TWO, []).memory)) == {A, LYON_A}
+    assert set(withdrawn(heed(memory, REVOKED, []).memory)) == {A, B, LYON_A}  # nobody says that it was not theirs
+
+
+def test_a_withdrawal_stays_when_the_id_is_given_to_another() -> None:
+    memory = after(KNOWN, 1, gone=("lyon-a",), name="lyon/6e")
+    given = attrs.evolve(TWO, delegations={"cned": CNED, "lyon": attrs.evolve(LYON, prefix="lyon-sud-")})
+    assert set(withdrawn(heed(memory, given, []).memory)) == {LYON_A}
 
 
 def test_of_several_withdrawals_one_that_names_the_lesson_counts() -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from edgeshare.canonical import pack, unpack
 from edgeshare.catalogue import (
     FORMAT,
+    MAX_LESSONS,
     Edition,
     Reinstatement,
     SignedLesson,
@@ -21,7 +22,7 @@ from edgeshare.catalogue import (
     withdrawn,
 )
 from edgeshare.errors import ManifestError
-from edgeshare.manifest import LessonId, lesson_id
+from edgeshare.manifest import LessonId, LessonManifest, lesson_id
 from tests.core.samples import KEYS, LESSON, LESSON_FORMAT, lesson, sign_fields, signed_file
 
 NAME = "cned/6e"
@@ -162,6 +163,21 @@ def test_a_lesson_that_stands_twice_counts_once() -> None:
 def test_a_withdrawal_whose_manifest_cannot_be_read_stays_a_withdrawal() -> None:
     gone = {"id": "a", "why": "x", "since": 1, "manifest": b"garbage"}
     assert read(withdrawn=[gone]).withdrawn == (Withdrawal(id=LessonId("a"), why="x", since=1),)
+
+
+@pytest.mark.parametrize(
+    "manifest", [lesson(id="b"), lesson(id="a", levels=["5e"])], ids=["another-lessons", "of-another-catalogue"]
+)
+def test_a_withdrawal_is_not_named_by_a_manifest_of_something_else(manifest: LessonManifest) -> None:
+    gone = {"id": "a", "why": "x", "since": 1, "manifest": signed_file(manifest)}
+    assert read(withdrawn=[gone]).withdrawn == (Withdrawal(id=LessonId("a"), why="x", since=1),)
+
+
+def test_an_edition_withdraws_at_most_as_many_lessons_as_it_may_list() -> None:
+    gone = [{"id": f"a-{n}", "why": "x", "since": 1, "manifest": b""} for n in range(MAX_LESSONS + 1)]
+    assert len(read(withdrawn=gone[:-1]).withdrawn) == MAX_LESSONS
+    with pytest.raises(ManifestError):
+        read(withdrawn=gone)
 
 
 def test_of_several_catalogues_the_highest_version_counts() -> None:

@@ -4,11 +4,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tuf.api.metadata import DelegatedRole, Delegations, TargetFile, Targets, Timestamp
 
 from edgeshare.errors import ManifestError
 from edgeshare.manifest import LessonId
-from edgeshare.targets import FIELD, ISSUED, hashed_target, issued, publishers
+from edgeshare.signing import PublicKey
+from edgeshare.targets import FIELD, ISSUED, hashed_target, issued, lesson_keys, publishers, vouching
 
 SIGNED = datetime(2026, 11, 20, 8, 0, tzinfo=UTC)
 
@@ -105,3 +107,15 @@ def test_a_moment_that_cannot_be_is_none(said: object) -> None:
 def test_a_target_without_a_sha_256_has_no_place() -> None:
     with pytest.raises(ManifestError, match="has no SHA-256"):
         hashed_target("catalogue/cned/6e.manifest", TargetFile(1, {"sha512": "ab"}, "catalogue/cned/6e.manifest"))
+
+
+def test_a_target_names_at_most_sixteen_lesson_keys() -> None:
+    keys = [Ed25519PrivateKey.generate().public_key().public_bytes_raw() for _ in range(17)]
+    named = [PublicKey("ed25519", key) for key in keys]
+
+    def target(*keys: PublicKey) -> TargetFile:
+        return TargetFile(1, {"sha256": "ab"}, "catalogue/cned/6e.manifest", {"custom": vouching(*keys)})
+
+    assert lesson_keys(target(*named[:16])) == {key.id: key for key in named[:16]}
+    with pytest.raises(ManifestError, match="names 17 keys"):
+        lesson_keys(target(*named))

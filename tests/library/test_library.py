@@ -59,6 +59,9 @@ def test_the_index_gives_back_what_it_was_given_also_after_it_was_closed(tmp_pat
     index.close()
     index = Index(tmp_path / "index.sqlite")
     assert (index.torrents(), index.catalogues(), index.lessons()) == ([TORRENT], [CATALOGUE], [WISH])
+    vouched = attrs.evolve(WISH, served=b"a manifest", epoch="keys")
+    index.put_lesson(vouched)
+    assert index.lessons() == [vouched]
     index.drop_torrent(TORRENT.info_hash)
     index.drop_lesson(WISH.id)
     assert (index.torrents(), index.lessons()) == ([], [])
@@ -261,6 +264,14 @@ async def test_damage_in_the_middle_of_the_index_says_what_to_do_too(tmp_path: P
     raw = path.read_bytes()
     path.write_bytes(raw[:4096] + bytes(len(raw) - 4096))
     async with open_library(tmp_path) as library:
+        with pytest.raises(LibraryError, match="move it away"):
+            await library.lessons()
+
+
+async def test_text_in_the_index_that_is_no_text_is_damage_too(tmp_path: Path) -> None:
+    async with open_library(tmp_path) as library:
+        await library.keep_lesson(WISH)
+        library._index._db.execute("UPDATE lessons SET id = CAST(x'ff' AS TEXT)")
         with pytest.raises(LibraryError, match="move it away"):
             await library.lessons()
 

@@ -15,12 +15,12 @@ import trio
 from trio.testing import MockClock
 
 from edgeshare.config import CatalogueName, Config
-from edgeshare.errors import LibraryError, OriginError, TrustError
+from edgeshare.errors import LibraryError, ManifestError, OriginError, TrustError
 from edgeshare.follow import Follower
 from edgeshare.freshness import Freshness
 from edgeshare.keeper import Keeper
 from edgeshare.manifest import CatalogueManifest, InfoHash
-from edgeshare.publishers import Publishers
+from edgeshare.publishers import Delegation, Publishers
 from edgeshare.trust import Refreshed, Trust, Vouched
 
 NAME = "cned/6e"
@@ -40,6 +40,7 @@ class TrustInMemory:
 
     answer: Refreshed | OriginError | TrustError
     asked_at: list[float] = attrs.field(factory=list)
+    asked_for: list[tuple[str, ...]] = attrs.field(factory=list)
 
     is_fresh: bool = True
 
@@ -49,6 +50,7 @@ class TrustInMemory:
     async def refresh(self, catalogues: tuple[str, ...]) -> Refreshed:
         await trio.lowlevel.checkpoint()
         self.asked_at.append(trio.current_time())
+        self.asked_for.append(catalogues)
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer
@@ -64,6 +66,7 @@ class KeeperInMemory:
     given_up: list[int] = attrs.field(factory=list)
 
     heeded: list[Publishers] = attrs.field(factory=list)
+    bound_by: frozenset[str] = frozenset()
 
     def stands_on(self, vouched: Vouched) -> bool:
         return self.admitted.get(NAME) == vouched
@@ -103,7 +106,12 @@ def found(
 
 @asynccontextmanager
 async def following(trust: TrustInMemory, keeper: KeeperInMemory) -> AsyncGenerator[Follower, None]:
-    config = Config(origins=("http://a/",), root=Path("root.json"), follow=(CatalogueName(NAME),))
+    config = Config(
+        origins=("http://a/",),
+        root=Path("root.json"),
+        follow=(CatalogueName(NAME),),
+        show=(CatalogueName("cned/5e"),),
+    )
     follower = Follower(cast("Trust", trust), cast("Keeper", keeper), config, Random(1))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(follower.run)
@@ -186,6 +194,41 @@ async def test_a_catalogue_whose_publisher_was_revoked_is_named_with_the_reason(
     answer = found(unpublished=(NAME,), publishers=Publishers(revoked={"cned": "la clé est volée"}))
     async with following(TrustInMemory(answer), KeeperInMemory()) as follower:
         assert follower.catalogue_trouble == {NAME: "its publisher cned was revoked: la clé est volée"}
+
+
+async def test_a_catalogue_whose_publisher_was_revoked_once_and_may_publish_again_is_only_not_there(
+    autojump_clock: MockClock,
+) -> None:
+    again = Publishers(delegations={"cned": Delegation(prefix="", epoch="new")}, revoked={"cned": "la clé est volée"})
+    answer = found(unpublished=(NAME,), publishers=again)
+    async with following(TrustInMemory(answer), KeeperInMemory()) as follower:
+        assert follower.catalogue_trouble == {NAME: "the repository has no catalogue cned/6e"}
+
+
+async def test_a_catalogue_whose_word_counts_is_asked_for_though_nobody_follows_it_and_not_missed(
+    autojump_clock: MockClock,
+) -> None:
+    trust = TrustInMemory(found(1, unpublished=("cned/4e",)))
+    keeper = KeeperInMemory(bound_by=frozenset({"cned/4e", NAME}))
+    async with following(trust, keeper) as follower:
+        assert trust.asked_for == [(NAME, "cned/5e", "cned/4e")]
+        assert follower.names == (NAME, "cned/5e")
+        assert follower.catalogue_trouble == {}
+
+
+async def test_an_edition_that_fails_after_it_was_given_up_for_another_ends_nothing(autojump_clock: MockClock) -> None:
+    class Reading(KeeperInMemory):
+        async def admit(self, vouched: Vouched) -> None:
+            if vouched.manifest.edition == 1:
+                with trio.CancelScope(shield=True):  # as one that is being read in a thread
+                    await trio.sleep(2_000)
+            raise ManifestError(f"{vouched.manifest.edition} is no edition")
+
+    trust = TrustInMemory(found(1))
+    async with following(trust, Reading()) as follower:
+        trust.answer = found(2)
+        await trio.sleep(10_000)
+        assert follower.catalogue_trouble == {NAME: "edition 2 is refused, 2 is no edition"}
 
 
 async def test_metadata_that_has_expired_is_said_once(

@@ -10,12 +10,13 @@ import attrs
 import pytest
 import trio
 
-from edgeshare.errors import LibraryError
+from edgeshare.errors import LibraryError, ManifestError
 from edgeshare.hashtree import FileHasher
 from edgeshare.holding import Holding, Parts
-from edgeshare.layout import FileEntry, Piece
+from edgeshare.layout import FileEntry, Layout, Piece
 from edgeshare.publish.torrent import assemble
 from edgeshare.swarm.events import DiskFailed
+from edgeshare.swarm.session import Helpers
 from edgeshare.swarm.torrent import SwarmError
 from edgeshare.view import State
 from tests.support.content import PIECE, Content, SlowSeed, at, content, hold, node, noise
@@ -563,3 +564,39 @@ def on_disk(folder: Path, lesson: Content, piece: Piece) -> bytes:
     entry, start, stop = lesson.layout.file_of(piece)
     path = folder / entry.path
     return path.read_bytes()[start:stop] if path.exists() else b""
+
+
+async def test_a_refused_content_comes_when_another_manifest_says_what_is_in_it(tmp_path: Path) -> None:
+    right = expected(LESSON)
+    wrong = attrs.evolve(right, size=right.size + 1)
+    with trio.fail_after(30):
+        async with parts(tmp_path, Origin(LESSON)) as mine, holding(mine, wrong) as held:
+            await held.until(lambda: held.is_refused)
+            held.expect(attrs.evolve(wrong, audience=7))  # of the same files: it cannot be right either
+            assert held.is_refused
+            held.expect(right)
+            await complete(held)
+            assert (held.is_complete_as(right), held.is_complete_as(wrong)) == (True, False)
+            assert (held.trouble, held.bytes_have) == (None, LESSON.size)
+
+
+async def test_a_manifest_that_comes_while_a_content_is_being_refused_is_not_missed(tmp_path: Path) -> None:
+    right = expected(LESSON)
+    wrong = attrs.evolve(right, size=right.size + 1)
+    with trio.fail_after(30):
+        async with parts(tmp_path, Origin(LESSON)) as mine:
+            held = Holding(mine, wrong, None)
+            learn = held._learn
+
+            def refuse(info: bytes) -> Layout:
+                try:
+                    return learn(info)
+                except ManifestError:
+                    held.expect(right)  # as may be while the task lets go of the swarm
+                    raise
+
+            held._learn = refuse  # type: ignore[method-assign]
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(held.run, Helpers())
+                await complete(held)
+                nursery.cancel_scope.cancel()

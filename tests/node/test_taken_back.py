@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
 from contextlib import aclosing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,11 @@ import trio
 import trio.testing
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from edgeshare.admission import KEY_REVOKED, Changes, Gone
+from edgeshare import admission
+from edgeshare.admission import KEY_REVOKED, Changes, Gone, Weighed, heed
 from edgeshare.config import CatalogueName
 from edgeshare.errors import LibraryError, TrustError
+from edgeshare.keeper import AT_ONCE
 from edgeshare.library.library import open_library
 from edgeshare.manifest import LessonId
 from edgeshare.publishers import Delegation, Publishers
@@ -446,3 +450,181 @@ async def test_an_index_from_before_publishers_were_known_goes_on_as_it_did(tmp_
             assert {version.epoch for version in memory.versions.values()} == {"cned"}
             assert [gone.id for gone in memory.gone.values()] == ["other"]
             assert await node.text() == ONE.files["index.html"]
+
+
+@pytest.mark.parametrize("is_first", [True, False], ids=["the-other-first", "the-other-second"])
+async def test_nobody_makes_anothers_lesson_fail_by_naming_its_content(tmp_path: Path, is_first: bool) -> None:
+    cned, lyon = Desk(origin := Origin()), Desk(origin, "lyon")
+    theirs = cned.edition(cned.publish(ONE))
+    copied = lyon.edition(lyon.sign(ONE, "lyon-a", size=ONE.size + 1))
+    with trio.fail_after(30):
+        async with keeping(tmp_path / "node", origin, follow=FOLLOW) as node:
+            await node.keeper.heed(BOTH)
+            await node.keeper.admit(copied if is_first else theirs)
+            await node.until(State.FAILED if is_first else State.COMPLETE, LYON_A if is_first else FRACTIONS)
+            await node.keeper.admit(theirs if is_first else copied)
+            await node.until(State.COMPLETE)
+            await node.until(State.FAILED, LYON_A)
+            assert await node.text() == ONE.files["index.html"]
+            with pytest.raises(LibraryError, match="not those that its manifest names"):
+                await node.text(lesson=LYON_A)
+            assert {row.id for row in await node.parts.library.lessons()} == {FRACTIONS}
+        async with keeping(tmp_path / "node", Origin(), follow=FOLLOW) as node:
+            await node.until(State.COMPLETE)
+            await node.until(State.FAILED, LYON_A)
+
+
+async def test_a_lesson_waits_for_its_time_though_another_that_names_its_content_was_refused(tmp_path: Path) -> None:
+    cned, lyon = Desk(origin := Origin()), Desk(origin, "lyon")
+    appointment = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=3)
+    with trio.fail_after(30):
+        async with keeping(tmp_path / "node", origin, follow=FOLLOW) as node:
+            await node.keeper.heed(BOTH)
+            await node.keeper.admit(cned.edition(cned.publish(ONE, fetch_from=appointment)))
+            await node.keeper.admit(lyon.edition(lyon.sign(ONE, "lyon-a", size=ONE.size + 1)))
+            await node.until(State.FAILED, LYON_A)
+            await node.until(State.WAITING)
+            await node.until(State.COMPLETE)
+            assert datetime.now(UTC) >= appointment
+
+
+async def test_lessons_that_name_the_content_of_another_wrongly_keep_nobody_waiting(tmp_path: Path) -> None:
+    desk = Desk(origin := Origin())
+    first = desk.publish(ONE, "a")
+    wrong = [desk.sign(ONE, f"b-{n}", size=ONE.size + 1 + n) for n in range(AT_ONCE)]
+    with trio.fail_after(30):
+        async with keeping(tmp_path / "node", origin) as node:
+            await node.keeper.admit(desk.edition(first))
+            await node.until(State.COMPLETE, LessonId("a"))
+            await node.keeper.admit(desk.edition(first, *wrong, desk.publish(OTHER), number=2))
+            await node.until(State.COMPLETE)
+
+
+async def test_nobody_has_anothers_edition_refused_by_naming_its_content(tmp_path: Path) -> None:
+    cned, lyon = Desk(origin := Origin()), Desk(origin, "lyon")
+    theirs = cned.edition(cned.publish(ONE))
+    copied = lyon.sign(ONE, "lyon-a", info_hash=theirs.manifest.info_hash, size=theirs.manifest.size + 1)
+    with trio.fail_after(30):
+        async with keeping(tmp_path / "node", origin, follow=FOLLOW) as node:
+            await node.keeper.heed(BOTH)
+            await node.keeper.admit(lyon.edition(copied))
+            await node.until(State.FAILED, LYON_A)
+            await node.keeper.admit(theirs)
+            await node.until(State.COMPLETE)
+
+
+async def test_a_version_that_becomes_complete_while_its_key_is_being_revoked_does_not_replace_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = Desk(origin := Origin())
+    bad = Desk(origin, private=Ed25519PrivateKey.generate())
+    without = attrs.evolve(CNED, revoked_keys=frozenset({bad.key.id}))
+    is_weighing, may_end = trio.Event(), threading.Event()
+
+    def slowly(*step: Any) -> Weighed:
+        trio.from_thread.run_sync(is_weighing.set)
+        assert may_end.wait(20)
+        return heed(*step)
+
+    with trio.fail_after(30):
+        async with keeping(tmp_path / "node", origin) as node, trio.open_nursery() as nursery:
+            await node.keeper.heed(CNED)
+            await node.keeper.admit(good.edition(good.publish(ONE)))
+            await node.until(State.COMPLETE)
+            await node.keeper.admit(good.edition(bad.sign(OTHER, version=2), number=2, keys=(bad.key,)))
+            monkeypatch.setattr(admission, "heed", slowly)
+            nursery.start_soon(node.keeper.heed, without)
+            await is_weighing.wait()
+            origin.publish(OTHER)
+            newer = node.keeper._holdings.get(OTHER.info_hash)
+            assert newer
+            await newer.until(lambda: newer.is_complete)
+            await trio.testing.wait_all_tasks_blocked()
+            may_end.set()
+            while OTHER.info_hash.hex() in node.contents():
+                await node.keeper.change()
+            await node.until(State.COMPLETE)
+            assert await node.text() == ONE.files["index.html"]
+        async with keeping(tmp_path / "node", Origin()) as node:
+            await node.until(State.COMPLETE)
+
+
+@pytest.mark.parametrize("damage", ["UPDATE publishers SET packed = x'00'", "DELETE FROM publishers"])
+async def test_nobody_gets_anothers_lesson_while_the_index_has_lost_whose_ids_are_whose(
+    tmp_path: Path, damage: str
+) -> None:
+    cned, lyon = Desk(origin := Origin()), Desk(origin, "lyon")
+    with trio.fail_after(60):
+        async with keeping(tmp_path / "node", origin, follow=FOLLOW) as node:
+            await node.keeper.heed(BOTH)
+            await node.keeper.admit(cned.edition(cned.publish(ONE), cned.sign(ONE, "twin")))
+            await node.until(State.COMPLETE)
+            await node.until(State.COMPLETE, LessonId("twin"))
+            stolen = lyon.publish(OTHER, "twin", version=9)
+            await node.keeper.admit(lyon.edition(stolen, lyon.sign(OTHER, "lyon-a"), gone=("fractions",)))
+            await node.until(State.COMPLETE, LYON_A)
+        async with open_library(tmp_path / "node") as library:
+            library._index._db.execute(damage)
+        async with keeping(tmp_path / "node", Origin(), follow=FOLLOW) as node:
+            for lesson in (FRACTIONS, LessonId("twin"), LYON_A):
+                await node.until(State.COMPLETE, lesson)
+            await node.keeper.heed(BOTH)
+            assert {view.manifest.id for view in node.keeper.lessons() if view.is_offered} == {
+                FRACTIONS,
+                "twin",
+                "lyon-a",
+            }
+            view = node.keeper.lesson(LessonId("twin"))
+            assert view
+            assert (view.manifest.publisher, view.next_version) == ("cned", None)
+
+
+async def test_what_a_served_version_was_vouched_for_with_is_known_after_a_restart(tmp_path: Path) -> None:
+    once = attrs.evolve(BOTH, revoked={"lyon": "la clé est volée"})  # and delegated to again, with other keys
+    lyon = Desk(origin := Origin(), "lyon")
+    with trio.fail_after(60):
+        async with keeping(tmp_path / "node", origin, follow=FOLLOW) as node:
+            await node.keeper.heed(once)
+            await node.keeper.admit(lyon.edition(lyon.publish(ONE, "lyon-a")))
+            await node.until(State.COMPLETE, LYON_A)
+            await node.keeper.admit(lyon.edition(lyon.sign(OTHER, "lyon-a", version=2), number=2))
+        async with keeping(tmp_path / "node", Origin(), follow=FOLLOW) as node:
+            await node.until(State.COMPLETE, LYON_A)
+
+
+async def test_what_is_vouched_for_anew_is_remembered_with_the_new_keys(tmp_path: Path) -> None:
+    cned = Desk(origin := Origin())
+    newer = Publishers(delegations={"cned": Delegation(prefix="", epoch="new")})
+    with trio.fail_after(60):
+        async with keeping(tmp_path / "node", origin) as node:
+            await node.keeper.heed(CNED)
+            await node.keeper.admit(first := cned.edition(cned.publish(ONE)))
+            await node.until(State.COMPLETE)
+            await node.keeper.heed(newer, {"cned/6e": first})
+            await node.keeper.admit(first)
+            await node.until(State.COMPLETE)
+            (row,) = await node.parts.library.lessons()
+            assert row.epoch == "new"
+
+
+async def test_a_catalogue_that_is_no_longer_followed_still_withdraws_what_is_served_of_it(tmp_path: Path) -> None:
+    cned = Desk(origin := Origin())
+    other = (CatalogueName("cned/5e"),)
+    with trio.fail_after(60):
+        async with keeping(tmp_path / "node", origin) as node:
+            await node.keeper.heed(CNED)
+            await node.keeper.admit(cned.edition(cned.publish(ONE)))
+            await node.until(State.COMPLETE)
+        async with keeping(tmp_path / "node", origin, follow=other) as node:
+            await node.until(State.COMPLETE)
+            assert node.keeper.bound_by == {"cned/6e"}
+            await node.keeper.heed(CNED)
+            await node.keeper.admit(cned.edition(number=2, gone=("fractions",)))
+            assert is_gone(node, "une erreur")
+            assert await is_erased(node, ONE)
+            assert node.keeper.bound_by == {"cned/6e"}  # it may reinstate it
+            listing = cned.edition(cned.sign(ONE, version=2, levels=("5e", "6e")), number=3, level="5e")
+            await node.keeper.admit(listing)
+            assert is_gone(node, "une erreur")
+            await node.keeper.admit(cned.edition(number=3, back=("fractions",)))
+            await node.until(State.COMPLETE, version=2)

@@ -128,6 +128,14 @@ def test_a_key_that_was_revoked_vouches_for_nothing(
     assert re.fullmatch(r"edgeshare: the key that signed this manifest, [0-9a-f]{16}, was revoked: .*\n", err)
 
 
+def test_a_publisher_that_was_revoked_once_and_may_publish_again_speaks_for_its_lessons(
+    library: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    heard(library, Publishers(delegations={"cned": CNED}, revoked={"cned": "Une clé volée"}))
+    code, out, _ = printed(library, "fractions.manifest", capsys)
+    assert (code, "  publisher: the id is one of cned" in out) == (0, True)
+
+
 def test_a_withdrawal_that_the_node_remembers_is_named(library: Path, capsys: pytest.CaptureFixture[str]) -> None:
     gone = Gone(id=LessonId("fractions"), by="cned/5e", why="Une erreur page 3", since=2)
     heard(library, Publishers(delegations={"cned": CNED}), gone)
