@@ -2,7 +2,8 @@
 
 - Metadata is fresh until the first of its roles expires. What has expired adds nothing new; it takes nothing away.
 - No moment is believed to be before what is known to have happened: the release of this edgeshare, and the signing of
-  the newest timestamp. So a clock at 1970 makes nothing fresh again. A clock more than two days behind is named.
+  the newest timestamp. So a clock at 1970 makes nothing fresh again. A clock more than two days behind is named. A
+  timestamp that says it was signed after root or targets expire cannot be right, and is not believed in this.
 - A clock that is ahead can only be guessed at: when the newest metadata seems to be over a year old, both it and the
   clock are named. Nothing is remembered of a clock, so one boot in 2099 locks nothing.
 """
@@ -18,6 +19,8 @@ import attrs
 SKEW = timedelta(days=2)  # clocks of machines that were off for long, and time zones taken for UTC
 NOTICE = timedelta(days=14)  # the timestamp is good for 30 and renewed far more often: somebody forgot, or cannot
 LONG_SILENCE = timedelta(days=365)  # a publisher signs a timestamp every few days
+
+_OFFLINE = ("root", "targets")  # whose keys a thief of the online machine does not have
 
 
 class Clock(enum.Enum):
@@ -74,7 +77,8 @@ def judge(now: datetime, floor: datetime, held: Held | None, refreshed: datetime
     """What the metadata is worth at `now`, by this machine's clock, which can hardly be before `floor`."""
     if held is None:
         return Freshness(is_fresh=False, refreshed=refreshed)
-    known = max(floor, held.issued or floor)
+    issued = held.issued if held.issued and held.issued <= min(held.expiries[role] for role in _OFFLINE) else None
+    known = max(floor, issued or floor)
     role, expires = min(held.expiries.items(), key=lambda each: each[1])
     is_fresh = max(now, known) < expires
     clock = Clock.PLAUSIBLE
@@ -82,6 +86,4 @@ def judge(now: datetime, floor: datetime, held: Held | None, refreshed: datetime
         clock = Clock.BEHIND
     elif not is_fresh and now - known > LONG_SILENCE:
         clock = Clock.AHEAD
-    return Freshness(
-        is_fresh=is_fresh, clock=clock, role=role, expires=expires, issued=held.issued, refreshed=refreshed
-    )
+    return Freshness(is_fresh=is_fresh, clock=clock, role=role, expires=expires, issued=issued, refreshed=refreshed)

@@ -16,6 +16,7 @@ from tuf.api.exceptions import (
 from tuf.api.serialization import DeserializationError
 
 from edgeshare.errors import TrustError
+from edgeshare.manifest import shown
 
 
 class Refusal(enum.Enum):
@@ -54,25 +55,31 @@ class MetadataRefused(TrustError):
             hint = "what was admitted stays readable; is this machine's clock right?"
         else:
             hint = "what was admitted stays readable; tell the publisher if it lasts"
-        super().__init__(f"{path} of {source} is refused, {reason}", hint=hint)
+        self.path = _harmless(path)
+        super().__init__(f"{self.path} of {source} is refused, {reason}", hint=hint)
         self.refusal = refusal
-        self.path = path
         self.reason = reason
 
 
 def explain(error: Exception) -> tuple[Refusal, str]:
     """The kind of what the updater refused, and the reason as the end of a sentence."""
+    said = _harmless(str(error))
     match error:
         case ExpiredMetadataError():
-            return Refusal.EXPIRED, f"it has expired ({error})"
+            return Refusal.EXPIRED, f"it has expired ({said})"
         case DeserializationError():
             return Refusal.NOT_METADATA, "it is not TUF metadata (a login page?)"
         case UnsignedMetadataError():
-            return Refusal.SIGNATURES, f"too few of the keys that count have signed it ({error})"
+            return Refusal.SIGNATURES, f"too few of the keys that count have signed it ({said})"
         case BadVersionNumberError():
-            return Refusal.OLDER, f"it is older than what this machine has, or mixed ({error})"
+            return Refusal.OLDER, f"it is older than what this machine has, or mixed ({said})"
         case LengthOrHashMismatchError():
-            return Refusal.MIXED, f"it is not the file that was signed for ({error})"
+            return Refusal.MIXED, f"it is not the file that was signed for ({said})"
         case DownloadLengthMismatchError():
             return Refusal.TOO_LONG, "it is longer than it may be"
-    return Refusal.INVALID, f"it breaks a rule of TUF ({error})"
+    return Refusal.INVALID, f"it breaks a rule of TUF ({said})"
+
+
+def _harmless(text: str) -> str:
+    """Text that may hold what a publisher wrote, short and without what would command a terminal."""
+    return text if len(text) <= 300 and text.isprintable() else shown(text)

@@ -52,7 +52,6 @@ class MirrorFetcher(FetcherInterface):
         self.failure: OriginError | None = None  # why the last file did not come
         self.mirror: str | None = None  # who gave the last file
         self.path = "metadata"  # of the last file
-        self.given_up: set[str] = set()  # paths of what no mirror has as it should be
         self._origins = origins
         self._metadata, self._targets = at.metadata, at.targets
         self._besides = besides  # mirrors that are not to be asked
@@ -76,7 +75,7 @@ class MirrorFetcher(FetcherInterface):
     @property
     def is_last(self) -> bool:
         """Whether there is no mirror left besides the one that gave the last file."""
-        return self._besides | {self.mirror} >= self._origins.mirrors
+        return self.mirror is None or self._besides | {self.mirror} >= self._origins.mirrors
 
     def _fetch(self, url: str) -> Iterator[bytes]:
         # Not a generator: the updater turns errors into its own kind only while this function runs.

@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -35,7 +37,7 @@ from tuf.ngclient import Updater
 from edgeshare import RELEASED, trusted
 from edgeshare.errors import LibraryError, ManifestError, OriginError, TrustError
 from edgeshare.freshness import Freshness, Held, judge
-from edgeshare.manifest import CatalogueManifest, read_catalogue
+from edgeshare.manifest import MAX_MANIFEST, CatalogueManifest, read_catalogue
 from edgeshare.origin.client import OriginClient
 from edgeshare.publishers import Publishers
 from edgeshare.refusals import LIES, MetadataRefused, Refusal, RefusalNote, explain
@@ -77,6 +79,26 @@ class Refreshed:
     publishers: Publishers = attrs.field(factory=Publishers)
 
 
+@attrs.frozen
+class _Failure:
+    """A catalogue that one mirror does not have as it should be."""
+
+    refusal: Refusal
+    reason: str  # in one line
+    mirror: str | None  # who gave the last file for it
+
+
+@attrs.frozen(kw_only=True)
+class _Round:
+    """What one round found."""
+
+    catalogues: Mapping[str, Vouched]
+    unpublished: tuple[str, ...]
+    refused: Mapping[str, str]  # whichever mirror is asked
+    failed: Mapping[str, _Failure]  # perhaps another mirror has it
+    publishers: Publishers
+
+
 class Newest:
     """The repository's newest metadata, verified whole a moment ago; for use in the updater's thread."""
 
@@ -115,18 +137,21 @@ class Newest:
         """
         return publishers(Metadata[Targets].from_file(str(self._folder / "targets.json")).signed)
 
-    def give_up(self, error: DownloadHTTPError | DownloadLengthMismatchError | RepositoryError) -> str:
-        """Do without a file that no mirror has as it should be; why, in one line.
+    def failure(self, error: DownloadError | RepositoryError) -> _Failure:
+        """What the last file's mirror did.
 
         Raises:
-            DownloadError, RepositoryError: there is another mirror to ask.
+            DownloadError: no mirror could be reached: that is not one catalogue's trouble.
         """
-        if not self._fetcher.is_last:
-            raise error
-        self._fetcher.given_up.add(self._fetcher.path)
+        fetcher = self._fetcher
         if isinstance(error, DownloadHTTPError):
-            return f"an update is announced, and not complete yet: {error}"
-        return f"{self._fetcher.path} is refused, {explain(error)[1]}"
+            return _Failure(Refusal.INCOMPLETE, f"an update is announced, and not complete yet: {error}", None)
+        if isinstance(error, DownloadError) and not isinstance(error, DownloadLengthMismatchError):
+            if fetcher.obstacle is not Refusal.TOO_LONG:
+                raise error
+            return _Failure(Refusal.TOO_LONG, str(fetcher.failure), None)
+        refusal, reason = explain(error)
+        return _Failure(refusal, f"{fetcher.path} is refused, {reason}", fetcher.mirror)
 
 
 class Trust:
@@ -159,6 +184,7 @@ class Trust:
         self._now = now
         self._at = at
         self._turn = trio.CapacityLimiter(1)  # the updater wants the folder for itself
+        self._hopeless: dict[str, int | None] = {}  # catalogues that no mirror had right, and under which snapshot
         self._raws: dict[str, bytes] = {}  # the manifests of the last refresh, by their SHA-256
         self._refreshed = self._saved_at = trusted.saved(folder).refreshed
         try:
@@ -175,20 +201,18 @@ class Trust:
             TrustError: what they answered is not to be trusted, or has expired.
             LibraryError: the metadata cannot be written.
         """
-        return await self.verified(partial(self._found, catalogues))
+        with self._in_time():
+            first = await self._verified(partial(self._found, catalogues))
+            return await self._mended(first)
 
     async def verified(self, use: Callable[[Newest], _T]) -> _T:
-        """What `use` makes, in a thread, of the repository's newest metadata; raises as `refresh`.
+        """What `use` makes, in a thread, of the repository's newest metadata; it lets out what `Newest` raises.
 
-        When it lets out what `Newest` raises, another round follows without the mirror that is to blame.
+        Raises:
+            OriginError, TrustError, LibraryError: as `refresh`.
         """
-        try:
-            with trio.fail_after(self._refresh_s):
-                return await self._verified(use)
-        except trio.TooSlowError as error:
-            what = f"the origin took more than {self._refresh_s:.0f} s to send its metadata"
-            self._note(Refusal.TOO_SLOW, what)
-            raise OriginError(what) from error
+        with self._in_time():
+            return await self._verified(use)
 
     def freshness(self) -> Freshness:
         """What the metadata that was accepted last is worth now."""
@@ -198,10 +222,19 @@ class Trust:
         """The trusted version of each role; empty while not all are here."""
         return self._held.versions if self._held else {}
 
-    async def _verified(self, use: Callable[[Newest], _T]) -> _T:
+    @contextmanager
+    def _in_time(self) -> Iterator[None]:
+        try:
+            with trio.fail_after(self._refresh_s):
+                yield
+        except trio.TooSlowError as error:
+            what = f"the origin took more than {self._refresh_s:.0f} s to send its metadata"
+            self._note(Refusal.TOO_SLOW, what)
+            raise OriginError(what) from error
+
+    async def _verified(self, use: Callable[[Newest], _T], besides: frozenset[str] = frozenset()) -> _T:
         refused: MetadataRefused | None = None
         suspects: dict[str, MetadataRefused] = {}  # mirrors that sent what no honest one sends, if others do better
-        besides: frozenset[str] = frozenset()
         while True:
             fetcher = MirrorFetcher(self._origins, self._at, besides)
             try:
@@ -222,9 +255,51 @@ class Trust:
                 raise
             else:
                 for mirror, lie in suspects.items():
-                    if lie.path not in fetcher.given_up:
-                        self._origins.set_aside(mirror, f"sends a {lie.path} that is refused, {lie.reason}")
+                    self._origins.set_aside(mirror, f"sends a {lie.path} that is refused, {lie.reason}")
                 return found
+
+    async def _mended(self, first: _Round) -> Refreshed:
+        """The first round, and what other mirrors have of the catalogues that failed in it.
+
+        What failed with every mirror is the publisher's doing: it is not asked for anew before the next snapshot.
+        """
+        catalogues, refused, failed = dict(first.catalogues), dict(first.refused), dict(first.failed)
+        snapshot = self.versions().get("snapshot")
+        names = [name for name in failed if self._hopeless.get(name) != snapshot]
+        besides: frozenset[str] = frozenset()
+        while names:
+            culprits = {failed[name].mirror for name in names} - {None}
+            if culprits <= besides:
+                break
+            besides |= {culprit for culprit in culprits if culprit}
+            if besides >= self._origins.mirrors:
+                self._hopeless |= dict.fromkeys(names, snapshot)
+                break
+            try:
+                better = await self._verified(partial(self._found, tuple(names)), besides)
+            except (OriginError, TrustError):
+                break  # nobody else answers as he should; those who did have given all else
+            for name in better.catalogues:
+                before = failed.pop(name)
+                if before.refusal in LIES and before.mirror:
+                    self._origins.set_aside(
+                        before.mirror, f"sends {name} otherwise than it was signed: {before.reason}"
+                    )
+            catalogues |= better.catalogues
+            refused |= better.refused
+            failed |= better.failed
+            names = list(better.failed)
+        for name, failure in failed.items():
+            self._note(failure.refusal, f"{name}: {failure.reason}")
+        self._hopeless = {name: version for name, version in self._hopeless.items() if name in failed}
+        kept = {hashlib.sha256(each.raw).hexdigest() for each in catalogues.values()}
+        self._raws = {digest: raw for digest, raw in self._raws.items() if digest in kept}
+        return Refreshed(
+            catalogues=catalogues,
+            unpublished=first.unpublished,
+            refused=refused | {name: each.reason for name, each in failed.items()},
+            publishers=first.publishers,
+        )
 
     def _use_newest(self, use: Callable[[Newest], _T], fetcher: MirrorFetcher) -> _T:
         before = self._held
@@ -275,11 +350,12 @@ class Trust:
             trusted.save(self._folder, self._refreshed)
             self._saved_at = self._refreshed
 
-    def _found(self, catalogues: tuple[str, ...], newest: Newest) -> Refreshed:
+    def _found(self, catalogues: tuple[str, ...], newest: Newest) -> _Round:
         """What is vouched for; what is wrong with one catalogue does not touch the others."""
         found: dict[str, Vouched] = {}
         unpublished: list[str] = []
         refused: dict[str, str] = {}
+        failed: dict[str, _Failure] = {}
         for name in catalogues:
             try:
                 if (vouched := self._vouched(newest, name)) is None:
@@ -288,21 +364,23 @@ class Trust:
                     found[name] = vouched
             except (ManifestError, TrustError) as error:
                 refused[name] = str(error)
-            except (DownloadHTTPError, DownloadLengthMismatchError, RepositoryError) as error:
-                refused[name] = newest.give_up(error)
-        kept = {hashlib.sha256(each.raw).hexdigest() for each in found.values()}
-        self._raws = {digest: raw for digest, raw in self._raws.items() if digest in kept}
-        return Refreshed(
-            catalogues=found, unpublished=tuple(unpublished), refused=refused, publishers=newest.publishers()
+            except (DownloadError, RepositoryError) as error:
+                failed[name] = newest.failure(error)
+        return _Round(
+            catalogues=found,
+            unpublished=tuple(unpublished),
+            refused=refused,
+            failed=failed,
+            publishers=newest.publishers(),
         )
 
     def _vouched(self, newest: Newest, name: str) -> Vouched | None:
         target = newest.target(target_path(name))
         if target is None:
             return None
-        digest = target.hashes.get("sha256")
-        if digest is None:
-            raise ManifestError(f"the target {target.path} has no SHA-256")
+        digest = str(target.hashes.get("sha256"))
+        if not re.fullmatch("[0-9a-f]{64}", digest) or target.length > MAX_MANIFEST:
+            raise ManifestError(f"the target of {name} has no SHA-256, or is longer than a manifest may be")
         raw = self._raws.get(digest) or newest.content(target)
         self._raws[digest] = raw
         keys = lesson_keys(target)

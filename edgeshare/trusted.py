@@ -15,7 +15,7 @@ from typing import Any
 import attrs
 import msgpack
 from tuf.api.exceptions import RepositoryError
-from tuf.api.metadata import Metadata, Timestamp
+from tuf.api.metadata import Metadata, Root, Timestamp
 
 from edgeshare.freshness import Held
 from edgeshare.library.content import put
@@ -38,9 +38,7 @@ def held(folder: Path) -> Held | None:
     """What the folder's metadata says; None when it is not whole."""
     read = {path: _read(folder / path) for path in _names(folder)}
     by_role = {path.removesuffix(".json"): known for path, known in read.items() if "/" not in path and known}
-    # A kill may leave no link. Where there is one, a longer history may be of a root that the node has given up.
-    roots = [known for path, known in read.items() if path.startswith("root_history/") and known]
-    if root := _read(folder / "root.json") or max(roots, key=lambda each: each.signed.version, default=None):
+    if root := _newest_root(folder):
         by_role["root"] = root
     if not by_role.keys() >= set(TOP_ROLES):
         return None
@@ -90,6 +88,23 @@ def restore(folder: Path) -> None:
         if kept is not None and (known is None or known.signed.version < kept.signed.version):
             (folder / path).parent.mkdir(exist_ok=True)
             put(folder / path, raw)
+
+
+def _newest_root(folder: Path) -> Metadata[Any] | None:
+    """The end of the chain that begins with the root in use.
+
+    While the updater works its link may lead to an earlier root, or be gone; and the history may go on with roots of a
+    chain that the node has given up.
+    """
+    history = {int(path.name.split(".")[0]): path for path in folder.glob("root_history/[0-9]*.root.json")}
+    root = _read(folder / "root.json") or (_read(history[min(history)]) if history else None)
+    while root and (following := _read(history.get(root.signed.version + 1, folder / "none"))):
+        try:
+            root.signed.verify_delegate(Root.type, following.signed_bytes, following.signatures)
+        except (RepositoryError, ValueError):
+            break
+        root = following
+    return root
 
 
 def _names(folder: Path) -> Iterator[str]:

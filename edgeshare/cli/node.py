@@ -200,7 +200,8 @@ def _status_text(status: dict[str, Any]) -> str:
         lines.append(f"the origin: {status['trouble']}")
     now = datetime.now().astimezone()
     lines += [f"mirror {each['name']} is {_aside(each, now)}" for each in status["mirrors"] if each["aside"]]
-    lines += [f"refused on {each['at'][:16].replace('T', ' at ')}: {each['what']}" for each in status["refusals"][-3:]]
+    past = [each for each in status["refusals"] if each["what"] != status["trouble"]]
+    lines += [f"refused on {each['at'][:16].replace('T', ' at ')}: {each['what']}" for each in past[-3:]]
     if status["metadata_expires"] and status["fresh"]:
         lines.append(f"fresh until {status['metadata_expires'][:10]}")
     if status["warning"]:

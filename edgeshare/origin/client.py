@@ -53,6 +53,7 @@ _CRAWLING_S = 10.0
 _CRAWLED_LIKE = 6  # so it rests as after so many failures, 16 s at least: each try holds a line for 10 s
 _MAX_REDIRECTS = 5
 _SMALL = 64 * 1024  # bytes of an answer that is read to its end, though of no use, to keep its connection
+_METADATA_S = 25.0  # for one file of metadata: a refresh has 120 s, and should reach the next mirrors in them
 _OTHERS_S = 5.0  # that mirrors asked side by side have, once one of them answered: a slow one is no reason to wait
 _FINISH_S = 0.5  # how long that may take when the fetch was given up: who gave it up waits for it
 
@@ -97,6 +98,7 @@ class _Wanted:
     check: Callable[[httpx.Response], int]  # of the head: how long the body is to be, or -1; or what is wrong
     accept: Callable[[bytearray], bool]  # of what has come of the body so far
     tally: Tally
+    is_metadata: bool = False  # then it is small, and nobody else in the swarm can have been given it
 
 
 @attrs.define
@@ -147,7 +149,8 @@ class OriginClient:
             Taken: somebody else was given it a moment ago.
             Unreachable: no origin gave it.
         """
-        return (await self.given(path, most, purpose=purpose, tally=tally)).content
+        async with self._files:
+            return (await self._ask(_whole_file(path, most, tally), purpose, self._mirrors)).content
 
     async def given(
         self,
@@ -156,22 +159,26 @@ class OriginClient:
         besides: Collection[str] = (),
         *,
         first: str | None = None,
-        purpose: str = "metadata",
-        tally: Tally = ignore,
     ) -> Given:
-        """As `file`, with the name of the mirror that gave it; those named in `besides` are not asked.
+        """A file of metadata, with the name of the mirror that gave it; those named in `besides` are not asked.
 
         A path is given as its segments where one of them has a `/` in it. The mirror named `first` is asked first.
+
+        Raises:
+            NotFound: there is none.
+            Unreachable: no origin gave it.
         """
         async with self._files:
             among = [mirror for mirror in self._mirrors if mirror.name not in besides]
             among.sort(key=lambda mirror: mirror.name != first)
-            return await self._ask(_whole_file(path, most, tally), purpose, among)
+            return await self._ask(attrs.evolve(_whole_file(path, most), is_metadata=True), "metadata", among)
 
     async def everywhere(
-        self, path: str | Sequence[str], most: int, besides: Collection[str] = (), *, purpose: str = "metadata"
+        self, path: str | Sequence[str], most: int, besides: Collection[str] = ()
     ) -> tuple[Given, ...]:
-        """The file at `path` as each mirror has it that can be asked now, in their order; all are asked side by side.
+        """The file of metadata at `path` as each mirror that can be asked now has it, in their order.
+
+        They are asked side by side; who is much slower than the first to answer is left alone for a while.
 
         Raises:
             NotFound: every origin that answered says that there is none.
@@ -180,18 +187,24 @@ class OriginClient:
         found: dict[str, Given] = {}
         missing: list[str] = []
         away: list[Unreachable] = []
+        wanted = attrs.evolve(_whole_file(path, most), is_metadata=True)
         among = [mirror for mirror in self._mirrors if mirror.name not in besides]
 
         async def ask(mirror: Mirror) -> None:
+            is_cut = True
             try:
-                found[mirror.name] = await self._ask(_whole_file(path, most, ignore), purpose, [mirror])
+                found[mirror.name] = await self._ask(wanted, "metadata", [mirror])
+                is_cut = False
             except NotFound as error:
                 missing.append(error.what)
+                is_cut = False
             except Unreachable as error:
                 away.append(error)
+                is_cut = False
                 return
-            except Taken:
-                return
+            finally:
+                if is_cut and nursery.cancel_scope.cancel_called:
+                    self._let_rest(mirror, TooSlow())
             nursery.cancel_scope.deadline = min(nursery.cancel_scope.deadline, trio.current_time() + _OTHERS_S)
 
         async with self._files, trio.open_nursery() as nursery:
@@ -254,7 +267,7 @@ class OriginClient:
                     mirror.worked()
                     reasons.append(f"{mirror.name} has no {wanted.path}")
                 except TakenHere as taken:
-                    if not mirror.is_taken_for_too_long(trio.current_time()):
+                    if not wanted.is_metadata and not mirror.is_taken_for_too_long(trio.current_time()):
                         self.last_error = None
                         wait = turn(self._rng, retry_after_s=taken.retry_after_s)
                         raise Taken(f"{mirror.name} {taken}", retry_in_s=wait) from taken
@@ -286,7 +299,8 @@ class OriginClient:
     async def _fetch(self, mirror: Mirror, wanted: _Wanted, purpose: str) -> bytes:
         """The body, read in peace: what would cancel it is looked at by `_watch`."""
         result: bytes | Exception = TooSlow()
-        scope = trio.CancelScope(shield=True, deadline=trio.current_time() + self._slowest_s)
+        within_s = min(self._slowest_s, _METADATA_S) if wanted.is_metadata else self._slowest_s
+        scope = trio.CancelScope(shield=True, deadline=trio.current_time() + within_s)
         progress = _Progress(scope)
 
         def count(arrived: int) -> None:
@@ -338,7 +352,8 @@ class OriginClient:
     async def _read(self, response: httpx.Response, expected: int, wanted: _Wanted, progress: _Progress) -> bytes:
         if expected >= 0:
             progress.expected = expected
-            progress.scope.deadline += max(0.0, expected / _SLOWEST_BYTES_PER_S - self._slowest_s)
+            if not wanted.is_metadata:
+                progress.scope.deadline += max(0.0, expected / _SLOWEST_BYTES_PER_S - self._slowest_s)
         body, is_right = bytearray(), True
         with trio.CancelScope() as enough:
             async for portion in response.aiter_raw():
@@ -396,10 +411,12 @@ async def open_origins(
         yield OriginClient(mirrors, http, rng, slowest_s=slowest_s)
 
 
-def _whole_file(path: str | Sequence[str], most: int, tally: Tally) -> _Wanted:
+def _whole_file(path: str | Sequence[str], most: int, tally: Tally = ignore) -> _Wanted:
     segments = [path] if isinstance(path, str) else path
     url_path = quote(path) if isinstance(path, str) else "/".join(quote(segment, safe="") for segment in path)
-    return _Wanted("/".join(segments), url_path, {}, most, partial(whole, most=most), lambda body: True, tally)
+    shown = "/".join(segments)
+    shown = shown if shown.isprintable() else ascii(shown)[1:-1]  # a role's name is whatever its publisher says
+    return _Wanted(shown, url_path, {}, most, partial(whole, most=most), lambda body: True, tally)
 
 
 def _check(mirror: str) -> None:

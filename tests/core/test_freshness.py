@@ -54,6 +54,13 @@ def test_a_clock_at_1970_makes_nothing_fresh_again() -> None:
     assert not judge(long_ago, FLOOR, held(issued=SIGNED + timedelta(days=31))).is_fresh  # says the metadata itself
 
 
+def test_a_moment_of_signing_that_cannot_be_is_not_believed() -> None:
+    """A thief of the timestamp's key alone cannot have a machine's clock taken for wrong, for years on end."""
+    after = SIGNED + timedelta(days=366)
+    far = judge(SIGNED, FLOOR, held({"timestamp": 10_000, "snapshot": 10_000}, issued=after))
+    assert (far.is_fresh, far.clock, far.issued) == (True, Clock.PLAUSIBLE, None)
+
+
 def test_metadata_that_seems_to_be_over_a_year_old_names_the_clock_too() -> None:
     late = SIGNED + LONG_SILENCE
     assert judge(late, FLOOR, held()).clock is Clock.PLAUSIBLE

@@ -106,10 +106,8 @@ async def test_status_says_how_the_node_stands(call: Call, node: CompletingNode,
 async def test_status_says_what_is_wrong(call: Call, node: CompletingNode, tmp_path: Path) -> None:
     node.trouble = "http://a/ cannot be reached"
     node.freshness, node.warning = Freshness(is_fresh=False, expires=NOW), "nothing new is accepted: this and that"
-    node.refusals = tuple(
-        RefusalNote(at=NOW, refusal=Refusal.OLDER, what=f"timestamp.json of http://{name}/ is refused")
-        for name in "abcd"
-    )
+    what = [f"timestamp.json of http://{name}/ is refused" for name in "abcd"] + [node.trouble]  # said already
+    node.refusals = tuple(RefusalNote(at=NOW, refusal=Refusal.OLDER, what=each) for each in what)
     async with answering(node, tmp_path) as library:
         said = await call("status", "--library", library)
     assert said.code == 0

@@ -103,7 +103,7 @@ async def test_expired_metadata_adds_nothing_and_takes_nothing_away(
         publisher.add("maths-6e-angles", {"index.html": PAGE[:1000]})
         publisher.release(at=now() - timedelta(days=31))
         status = await node.until_status(lambda status: bool(status["trouble"]))
-        assert f"the metadata of {origin.url} has expired" in status["trouble"]
+        assert f"metadata/timestamp.json of {origin.url} is refused, it has expired" in status["trouble"]
         assert await node.lesson("maths-6e-angles") is None
         assert await node.read(LESSON, "index.html") == (200, PAGE)
 

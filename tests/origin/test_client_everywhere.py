@@ -64,7 +64,34 @@ async def test_a_slow_mirror_is_not_waited_for_once_another_has_answered(answer:
         given = await origins.everywhere(PATH, 2000)
         assert [each.mirror for each in given] == [quick.url]
         assert trio.current_time() - started < 8
-        assert not origins.states()[0].is_aside  # nor is it blamed for our impatience
+        assert origins.states()[0].reason == "is too slow"  # the next file need not wait for it again
+
+
+async def test_that_somebody_else_was_given_it_is_no_answer_where_metadata_is_asked_for() -> None:
+    taken = reply(429, edgeshare_range="taken", retry_after="1")
+    async with asking(always(taken), always(reply(200, b"here"))) as (origins, one, two):
+        assert (await origins.given(PATH, 10)).mirror == two.url
+        assert [each.mirror for each in await origins.everywhere(PATH, 10)] == [two.url]
+        assert origins.states()[0].is_aside
+        assert len(one.asked) == 1
+
+
+async def test_a_file_of_metadata_that_comes_too_slowly_is_asked_of_the_next_mirror(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("edgeshare.origin.client._METADATA_S", 0.5)
+
+    async def trickle(_: Asked, stream: trio.SocketStream) -> None:
+        await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2000000\r\n\r\n")
+        while True:
+            await trio.sleep(0.1)  # the period is the point
+            await stream.send_all(bytes(5000))
+
+    async with asking(trickle, always(reply(200, b"here"))) as (origins, one, two):
+        started = trio.current_time()
+        assert (await origins.given(PATH, 2_000_000)).mirror == two.url
+        assert trio.current_time() - started < 3
+        assert (origins.states()[0].name, origins.states()[0].reason) == (one.url, "is too slow")
 
 
 async def test_a_mirror_that_is_set_aside_is_not_asked_while_another_is_there() -> None:
