@@ -12,20 +12,24 @@ from edgeshare.cli.repositories import (
     is_at_terminal,
     json_option,
     keys_in,
+    keys_in_new,
     keys_option,
     needed,
     new_passphrase,
     now,
     repository_argument,
+    say_made,
     say_waiting,
+    say_warnings,
+    tell,
     waiting_json,
 )
 from edgeshare.errors import ConfigError
 from edgeshare.publish import ceremony, countersign
 from edgeshare.publish.ceremony import SHORT
 from edgeshare.publish.delegations import publisher_of_lessons
+from edgeshare.publish.keys import Keys
 from edgeshare.publish.listing import ListedRole, listed
-from edgeshare.publish.released import Released
 from edgeshare.publish.repository import open_repository, read_standing
 
 _role = click.argument("role", metavar="ROLE")
@@ -60,6 +64,9 @@ def list_keys(repository: Path, keys: Path | None, as_json: bool) -> None:
         return
     for role in roles:
         version = f"version {role.version}, expires {role.expires:%Y-%m-%d}, " if role.expires else ""
+        if not role.keys:
+            click.echo(f"{role.name}: no key yet: the first release names it")
+            continue
         click.echo(f"{role.name}: {version}{role.threshold} of {len(role.keys)}")
         for key in role.keys:
             said = ", revoked" if key.is_revoked else ""
@@ -82,11 +89,13 @@ def make(names: tuple[str, ...], keys: Path, key_uri: str | None, encrypt: bool)
     """
     if key_uri is not None and len(names) > 1:
         raise click.UsageError("--key-uri is for one ROLE")
-    opened, passphrase = keys_in(keys), new_passphrase(is_wanted=encrypt)
-    for role in names:
-        name, key = ceremony.make_key(opened, role, uri=key_uri, passphrase=passphrase)
+    opened, passphrase = keys_in_new(keys), new_passphrase(is_wanted=encrypt)
+    with ceremony.removed_if_it_fails(opened):
+        made = [ceremony.make_key(opened, role, uri=key_uri, passphrase=passphrase) for role in names]
+    for name, key in made:
         click.echo(ceremony.public_pem(key), nl=False)
-        say(f"made {name}, {key.keyid[:SHORT]}, in {keys}")
+        _say_kept(opened, name, keys)
+    say_made(opened, keys)
 
 
 @keys.command("add")
@@ -118,16 +127,22 @@ def add_key(
         raise click.UsageError("give --public or --key-uri, not both")
     if publisher_of_lessons(role) is not None:
         raise ConfigError(f"{role} has one key at a time", hint="`edgeshare publish keys rotate` replaces it")
-    with open_repository(repository, opened_keys := keys_in(keys)) as opened:
+    with (
+        open_repository(repository, opened_keys := keys_in(keys)) as opened,
+        ceremony.removed_if_it_fails(opened_keys, repository),
+    ):
         ceremony.check_keys(opened.standing, role, coming=1, threshold=threshold)
         if public is not None:
             key = ceremony.read_public(public)
         else:
             passphrase = new_passphrase(is_wanted=encrypt and key_uri is None)
             name, key = ceremony.make_key(opened_keys, role, uri=key_uri, passphrase=passphrase)
-            say(f"made {name}, {key.keyid[:SHORT]}, in {keys}")
+            _say_kept(opened_keys, name, keys)
         released = ceremony.add_key(opened, role, key, now(), threshold=threshold)
-    _tell(released, repository)
+        warnings = [*ceremony.cautions(opened.standing, opened_keys, role, [key.keyid])]
+    say_made(opened_keys, keys)
+    say_warnings(warnings)
+    tell(released, repository)
 
 
 @keys.command()
@@ -143,14 +158,21 @@ def rotate(repository: Path, role: str, keys: Path, key_id: str | None, encrypt:
     Example:
       edgeshare publish keys rotate /srv/lessons timestamp --keys /root/keys
     """
-    with open_repository(repository, opened_keys := keys_in(keys)) as opened:
+    with (
+        open_repository(repository, opened_keys := keys_in(keys)) as opened,
+        ceremony.removed_if_it_fails(opened_keys, repository),
+    ):
         passphrase = new_passphrase(is_wanted=encrypt)
         if publisher_of_lessons(role) is not None:
             name = ceremony.rotate_lesson_key(opened, opened_keys, role, passphrase)
-            click.echo(f"made {name}; the next `edgeshare publish release` signs all lessons with it")
+            say_made(opened_keys, keys)
+            click.echo(f"the next `edgeshare publish release` signs all lessons with {name}")
             return
         released = ceremony.rotate(opened, opened_keys, role, now(), key_id=key_id, passphrase=passphrase)
-    _tell(released, repository)
+        warnings = [*ceremony.cautions(opened.standing, opened_keys, role, ())]
+    say_made(opened_keys, keys)
+    say_warnings(warnings)
+    tell(released, repository)
 
 
 @keys.command()
@@ -178,7 +200,7 @@ def revoke(
             released = ceremony.revoke_lesson_key(opened, role, key_id or "", now())
         else:
             released = ceremony.revoke_key(opened, role, key_id or "", now(), threshold=threshold)
-    _tell(released, repository)
+    tell(released, repository)
 
 
 @keys.command()
@@ -210,12 +232,13 @@ def sign(file: Path, keys: Path, yes: bool) -> None:
         click.echo(f"it lacks {needed(done.needs)}")
     elif done.needs is not None:
         click.echo("it has all signatures: `edgeshare publish release` publishes it")
+    else:
+        say(f"what it lacks, and whether these keys count, cannot be told without {document.teller} beside it")
 
 
-def _tell(released: Released, repository: Path) -> None:
-    if released.roles:
-        click.echo(f"published new metadata of {', '.join(released.roles)}")
-    say_waiting(released.waiting, repository)
+def _say_kept(keys: Keys, name: str, folder: Path) -> None:
+    if name not in keys.made:
+        say(f"{name} in {folder} is that key already")
 
 
 def _role_json(role: ListedRole) -> dict[str, object]:

@@ -15,12 +15,16 @@ from edgeshare.cli.repositories import (
     encrypt_option,
     json_option,
     keys_in,
+    keys_in_new,
     keys_option,
     new_passphrase,
     now,
     publisher_option,
     repository_argument,
+    say_made,
     say_waiting,
+    say_warnings,
+    tell,
     waiting_json,
 )
 from edgeshare.manifest import lesson_id
@@ -59,9 +63,9 @@ def init(repository: Path, keys: Path, publisher: str, root_keys: int, threshold
     Example:
       edgeshare publish init /srv/lessons --keys /root/keys --root-keys 3 --threshold 2
     """
-    create_repository(
+    present = create_repository(
         repository,
-        keys_in(keys),
+        keys_in_new(keys),
         publisher,
         now(),
         offline_keys=root_keys,
@@ -70,6 +74,8 @@ def init(repository: Path, keys: Path, publisher: str, root_keys: int, threshold
     )
     click.echo(f"made the repository {repository}; nodes start from {repository / 'metadata' / '1.root.json'}")
     offline = "root.pem and targets.pem" if root_keys == 1 else f"the {2 * root_keys} of root and targets"
+    if present:
+        say(f"warning: {', '.join(present)} lay in {keys} already, and {'is' if len(present) == 1 else 'are'} used")
     say(f"the private keys are in {keys}: back them up, and keep {offline} off this machine")
 
 
@@ -86,10 +92,12 @@ def add(repository: Path, folder: Path, keys: Path, publisher: str | None, as_js
     Example:
       edgeshare publish add /srv/lessons manifests/lessons/maths-6e-fractions --keys /root/keys
     """
-    with open_repository(repository, keys_in(keys), publisher) as opened, _progress(folder.name) as report:
+    with (
+        _progress(folder.name) as (report, hide),
+        open_repository(repository, keys_in(keys, before_asking=hide), publisher) as opened,
+    ):
         staged = opened.add(folder, vocabulary.built_in(), report)
-    for warning in staged.warnings:
-        say(f"warning: {warning}")
+    say_warnings(staged.warnings)
     manifest = staged.manifest
     if as_json:
         print_json(
@@ -177,17 +185,25 @@ def delegate(
     Example:
       edgeshare publish delegate /srv/lessons lyon --prefix lyon- --public lyon.pub.pem --keys /root/keys
     """
-    with open_repository(repository, opened_keys := keys_in(keys)) as opened:
+    with (
+        open_repository(repository, opened_keys := keys_in_new(keys)) as opened,
+        ceremony.removed_if_it_fails(opened_keys, repository),
+    ):
+        halves = [ceremony.read_public(path) for path in public]
         released = ceremony.delegate(
             opened,
             opened_keys,
             name,
             prefix,
             now(),
-            public=[ceremony.read_public(path) for path in public],
+            public=halves,
             threshold=threshold,
             passphrase=new_passphrase(is_wanted=encrypt and not public),
         )
+        new = [key.keyid for key in (*halves, *opened_keys.made.values())]
+        warnings = [*ceremony.cautions(opened.standing, opened_keys, name, new)]
+    say_made(opened_keys, keys)
+    say_warnings(warnings)
     if not released.waiting:
         click.echo(f"{name} may publish lessons whose ids begin with {prefix}")
     say_waiting(released.waiting, repository)
@@ -222,24 +238,10 @@ def release(
     if as_json:
         _print_released(released)
         return
-    for warning in released.warnings:
-        say(f"warning: {warning}; release again before, with the key that signs it")
-    say_waiting(released.waiting, repository)
-    others = [
-        role for role in released.roles if role not in {each.name.partition("/")[0] for each in released.catalogues}
-    ]
-    if others:
-        click.echo(f"published new metadata of {', '.join(others)}")
-    if not released.catalogues:
-        if not released.waiting and not others:
-            click.echo(f"nothing is staged: nothing to release; fresh until {released.expires:%Y-%m-%d}")
-        return
-    for lesson in released.lessons:
-        click.echo(f"{lesson.id}, version {lesson.version}: {size(lesson.size)}")
-    for gone in released.withdrawn:
-        click.echo(f"{gone}: withdrawn")
-    names = ", ".join(f"{each.name} edition {each.edition}" for each in released.catalogues)
-    click.echo(f"released {names}; fresh until {released.expires:%Y-%m-%d}")
+    say_warnings(f"{warning}; release again before, with the key that signs it" for warning in released.warnings)
+    tell(released, repository)
+    if not released.catalogues and not released.waiting and not released.roles:
+        click.echo(f"nothing is staged: nothing to release; fresh until {released.expires:%Y-%m-%d}")
 
 
 @publish.command()
@@ -259,10 +261,10 @@ def refresh(repository: Path, keys: Path, as_json: bool) -> None:
     if as_json:
         _print_released(released)
         return
-    for warning in released.warnings:
-        say(f"warning: {warning}; `edgeshare publish release` renews it")
-    say_waiting(released.waiting, repository)
-    click.echo(f"fresh until {released.expires:%Y-%m-%d}")
+    say_warnings(f"{warning}; `edgeshare publish release` renews it" for warning in released.warnings)
+    tell(released, repository)
+    if not released.catalogues:
+        click.echo(f"fresh until {released.expires:%Y-%m-%d}")
 
 
 def _print_released(released: Released) -> None:
@@ -280,15 +282,26 @@ def _print_released(released: Released) -> None:
 
 
 @contextmanager
-def _progress(name: str) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal for what takes long; nothing elsewhere, and rich is not even loaded."""
+def _progress(name: str) -> Iterator[tuple[Callable[[int], None], Callable[[], None]]]:
+    """A bar on a terminal for what takes long; nothing elsewhere, and rich is not even loaded.
+
+    Yields what moves it on, and what takes it away until it moves again: it would be drawn over a question.
+    """
     import sys
 
     if not sys.stderr.isatty():
-        yield lambda count: None
+        yield lambda count: None, lambda: None
         return
     from rich.markup import escape
 
-    with byte_progress(is_left=False) as progress:
-        bar = progress.add_task(f"reading {escape(name)}", total=None)
-        yield lambda count: progress.advance(bar, count)
+    progress = byte_progress(is_left=False)
+    bar = progress.add_task(f"reading {escape(name)}", total=None)
+
+    def advance(count: int) -> None:
+        progress.start()
+        progress.advance(bar, count)
+
+    try:
+        yield advance, progress.stop
+    finally:
+        progress.stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,14 @@ from typing import Any
 import click
 
 from edgeshare.cli.output import many, say
+from edgeshare.errors import TrustError
 from edgeshare.publish.ceremony import SHORT
+from edgeshare.publish.delegations import publisher_of_lessons
 from edgeshare.publish.drafts import Need, Waiting
-from edgeshare.publish.keys import Keys
-from edgeshare.publish.unlocking import Kind, Secrets
+from edgeshare.publish.keys import Keys, public_half
+from edgeshare.publish.released import Released
+from edgeshare.publish.unlocking import Secrets, credentials
+from edgeshare.units import size
 
 repository_argument = click.argument("repository", metavar="REPO", type=click.Path(path_type=Path))
 keys_option = click.option(
@@ -36,14 +41,60 @@ def now() -> datetime:
     return datetime.now(UTC).replace(microsecond=0)
 
 
-def keys_in(folder: Path) -> Keys:
-    """The keys in a folder; who sits at a terminal is asked for what unlocks them."""
-    return Keys(folder, _ask)
+def keys_in(folder: Path, before_asking: Callable[[], None] = lambda: None) -> Keys:
+    """The keys in a folder that is there; who sits at a terminal is asked for what unlocks them.
+
+    Raises:
+        TrustError: there is no such folder, and no service that was handed keys.
+    """
+    if not folder.is_dir() and credentials() is None:
+        hint = "check --keys; `edgeshare publish init` and `keys make` begin a new one"
+        raise TrustError(f"there is no folder {folder}", hint=hint)
+    return keys_in_new(folder, before_asking)
+
+
+def keys_in_new(folder: Path, before_asking: Callable[[], None] = lambda: None) -> Keys:
+    """The same for a folder that may begin with the first key made in it."""
+
+    def ask(question: str) -> str | None:
+        before_asking()
+        return _answer(question, is_asked_twice=False)
+
+    return Keys(folder, ask)
 
 
 def new_passphrase(*, is_wanted: bool) -> str | None:
     """What new keys are to be encrypted with, from where passphrases come from or asked for twice; None for nothing."""
-    return Secrets(_ask_twice).of("edgeshare", Kind.PASSPHRASE).text if is_wanted else None
+    return Secrets(lambda question: _answer(question, is_asked_twice=True)).of_new_keys() if is_wanted else None
+
+
+def say_made(keys: Keys, folder: Path) -> None:
+    """Say which keys are new, and where."""
+    for name, key in keys.made.items():
+        is_for_lessons = publisher_of_lessons(name.partition(".")[0]) is not None
+        key_id = public_half(key).id.hex() if is_for_lessons else key.keyid
+        say(f"made {name} ({key_id[:SHORT]}) in {folder}")
+
+
+def say_warnings(lines: Iterable[str]) -> None:
+    """Say what somebody should know, and need not stop for."""
+    for line in lines:
+        say(f"warning: {line}")
+
+
+def tell(released: Released, repository: Path) -> None:
+    """Print what was published, and say what waits."""
+    say_waiting(released.waiting, repository)
+    catalogues = {each.name.partition("/")[0] for each in released.catalogues}
+    if others := [role for role in released.roles if role not in catalogues]:
+        click.echo(f"published new metadata of {', '.join(others)}")
+    for lesson in released.lessons:
+        click.echo(f"{lesson.id}, version {lesson.version}: {size(lesson.size)}")
+    for gone in released.withdrawn:
+        click.echo(f"{gone}: withdrawn")
+    if released.catalogues:
+        names = ", ".join(f"{each.name} edition {each.edition}" for each in released.catalogues)
+        click.echo(f"released {names}; fresh until {released.expires:%Y-%m-%d}")
 
 
 def say_waiting(waiting: tuple[Waiting, ...], repository: Path) -> None:
@@ -60,10 +111,12 @@ def say_waiting(waiting: tuple[Waiting, ...], repository: Path) -> None:
 
 
 def needed(needs: tuple[Need, ...]) -> str:
-    """Missing signatures, in words."""
-    return " and ".join(
-        f"{many(need.missing, 'signature')} of {', '.join(key[:SHORT] for key in need.keys)}" for need in needs
-    )
+    """Missing signatures, in words; two needs are a root's, of the one before it and of its own keys."""
+    keys = [", ".join(key[:SHORT] for key in need.keys) for need in needs]
+    if len(needs) == 2:
+        said = f"{needs[0].missing} of the keys before ({keys[0]}) and {needs[1].missing} of the new ({keys[1]})"
+        return f"{said}; one key may count for both" if {*needs[0].keys} & {*needs[1].keys} else said
+    return " and ".join(f"{many(need.missing, 'signature')} of {of}" for need, of in zip(needs, keys, strict=True))
 
 
 def waiting_json(waiting: tuple[Waiting, ...]) -> list[dict[str, Any]]:
@@ -85,11 +138,11 @@ def is_at_terminal() -> bool:
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
-def _ask(question: str) -> str | None:
-    return str(click.prompt(question, hide_input=True, err=True)) if is_at_terminal() else None
-
-
-def _ask_twice(_: str) -> str | None:
+def _answer(question: str, *, is_asked_twice: bool) -> str | None:
     if not is_at_terminal():
         return None
-    return str(click.prompt("A passphrase for the new keys", hide_input=True, confirmation_prompt=True, err=True))
+    try:
+        return str(click.prompt(question, hide_input=True, confirmation_prompt=is_asked_twice, err=True))
+    except click.Abort:
+        # No library on the way, whose errors are caught as a device's, takes this one for one of its own.
+        raise KeyboardInterrupt from None

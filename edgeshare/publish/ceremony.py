@@ -6,7 +6,8 @@ signatures are there. Old key files are left where they are: until then they are
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from securesystemslib.signer import Key, SSlibKey
 from tuf.api.metadata import Metadata
 
 from edgeshare.config import nearest
-from edgeshare.errors import RepositoryError, TrustError
+from edgeshare.errors import EdgeshareError, RepositoryError, TrustError
 from edgeshare.manifest import shown
 from edgeshare.publish import metadata as tuf
 from edgeshare.publish.delegations import (
@@ -33,7 +34,7 @@ from edgeshare.publish.delegations import (
 from edgeshare.publish.drafts import Standing
 from edgeshare.publish.keys import TOP_ROLES, Keys
 from edgeshare.publish.released import Released
-from edgeshare.publish.repository import Repository
+from edgeshare.publish.repository import Repository, read_standing
 
 SHORT = 8  # digits of a key's id that people read, and give
 
@@ -70,9 +71,39 @@ def make_key(keys: Keys, role: str, *, uri: str | None = None, passphrase: str |
     """
     name = _free_name(keys, role)
     if uri is not None:
-        return name, keys.keep_uri(name, uri)
+        return keys.keep_uri(name, uri)
     keys.make(name, passphrase=passphrase)
     return name, keys.signer(name).public_key
+
+
+@contextmanager
+def removed_if_it_fails(keys: Keys, repository: Path | None = None) -> Iterator[None]:
+    """Remove the keys that were made within when it fails, unless the repository names one of them by then."""
+    try:
+        yield
+    except BaseException:
+        with suppress(EdgeshareError, OSError):  # where it cannot be told whether they are named, they stay
+            named = _named(read_standing(repository)) if repository else frozenset()
+            if named.isdisjoint(key.keyid for key in keys.made.values()):
+                for name in keys.made:
+                    keys.unmake(name)
+        raise
+
+
+def cautions(standing: Standing, keys: Keys, role: str, new: Collection[str]) -> Iterator[str]:
+    """What is dangerous in where a role's keys are, after those with the ids `new` came to it; in lines."""
+    known = tuf.key_ids(standing.above(role), role)
+    for other in (*TOP_ROLES, *tuf.delegations(standing.targets)):
+        if other != role and (both := tuf.key_ids(standing.above(other), other) & known & frozenset(new)):
+            ids = ", ".join(sorted(key[:SHORT] for key in both))
+            yield f"{ids} signs for {role} and for {other}: who steals it has both; give each role keys of its own"
+    threshold = standing.above(role).signed.get_delegated_role(role).threshold
+    if threshold > 1 and keys.made:
+        with suppress(TrustError):  # a key that nobody can open here does not help a thief either
+            here = {signer.public_key.keyid for signer in keys.signers_of(role)} & known
+            if len(here) >= threshold:
+                what = f"{len(here)} keys of {role} are in one folder, and {threshold} are enough to sign"
+                yield f"{what}: move them to those who are to hold them"
 
 
 def check_keys(
@@ -87,9 +118,12 @@ def check_keys(
     wanted = threshold if threshold is not None else standing.above(role).signed.get_delegated_role(role).threshold
     if count > tuf.MAX_KEYS:
         raise RepositoryError(f"{role} would have {count} keys", hint=f"at most {tuf.MAX_KEYS} are possible")
+    if count < 1:
+        raise RepositoryError(f"{role} would have no key left", hint="`edgeshare publish keys rotate` replaces one")
     if not 1 <= wanted <= count:
-        hint = "add a key first, `keys rotate` it, or give another --threshold"
-        raise RepositoryError(f"{role} would have {count} keys and a threshold of {wanted}", hint=hint)
+        hint = f"it can be 1 to {count}" if threshold is not None else "add a key first, or give a lower --threshold"
+        held = "1 key" if count == 1 else f"{count} keys"
+        raise RepositoryError(f"the threshold of {role} cannot be {wanted} when it has {held}", hint=hint)
 
 
 def add_key(repository: Repository, role: str, key: Key, now: datetime, *, threshold: int | None = None) -> Released:
@@ -125,6 +159,7 @@ def rotate(
     if not leaving:
         hint = "name the one to replace with --key; `edgeshare publish keys list` shows them"
         raise TrustError(f"no key of {role} is here", hint=hint)
+    check_keys(standing, role, coming=len(leaving), leaving=len(leaving))
     coming = [make_key(keys, role, passphrase=passphrase)[1] for _ in leaving]
     return repository.apply(_rekeyed(standing, role, now, add=coming, drop=leaving), now)
 
@@ -228,6 +263,15 @@ def _rekeyed(
     if threshold is not None:
         metadata.signed.get_delegated_role(role).threshold = threshold
     return standing.drafted(above, metadata)
+
+
+def _named(standing: Standing) -> frozenset[str]:
+    """The ids of all keys that any role has, as it is published or drafted."""
+    roots, all_targets = (standing.published.root, standing.root), (standing.published.targets, standing.targets)
+    delegations = [targets.signed.delegations for targets in all_targets]
+    return frozenset().union(
+        *(root.signed.keys for root in roots), *(delegation.keys for delegation in delegations if delegation)
+    )
 
 
 def _key_ids(standing: Standing, role: str) -> frozenset[str]:

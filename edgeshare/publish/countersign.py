@@ -1,8 +1,9 @@
 """Signing one file of metadata on a machine that has nothing but the file and its keys.
 
 What is signed is shown first. The folder of the file may also hold what its keys and changes are told by: the version
-before it, and the role that gives it its keys. Without them all keys sign that bear the role's name; a repository
-counts those that it knows, and no others.
+before it, and the role that gives it its keys. A root without the one before it is signed by the keys that it lists
+itself; another role without the one above it by all keys that bear its name, of which a repository counts those that it
+knows, and no others.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from edgeshare.publish.drafts import Need, needs
 from edgeshare.publish.keys import TOP_ROLES, Keys
 from edgeshare.publishers import Publishers
 from edgeshare.targets import publishers
-from edgeshare.vocabulary import is_code
 
 _NAME = re.compile(r"([1-9][0-9]{0,9})\.([a-z0-9]+(?:-[a-z0-9]+)*)\.json")
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9./-]{0,79}")
 _MAX = 5_000_000  # bytes; what a node reads of a role
 
 
@@ -45,6 +46,18 @@ class Document:
         """What it is, in a line."""
         signed = self.metadata.signed
         return f"{self.role}, version {signed.version}, expires {signed.expires:%Y-%m-%d}"
+
+    @property
+    def is_told(self) -> bool:
+        """Whether all are there whose keys count."""
+        return len(self.above) > (self.role == "root")
+
+    @property
+    def teller(self) -> str:
+        """The file which, beside it, tells what it lacks."""
+        if self.role == "root":
+            return f"{self.metadata.signed.version - 1}.root.json"
+        return "the newest N.root.json" if self.role == "targets" else "the newest N.targets.json"
 
 
 @attrs.frozen(kw_only=True)
@@ -101,7 +114,7 @@ def described(document: Document) -> Iterator[str]:
             for name in sorted({*said.delegations, *known.delegations}):
                 yield from _keys_changed(name, signed, before)
             for name in sorted(said.delegations.keys() - known.delegations.keys()):
-                yield f"{_plain(name)} publishes lessons whose ids begin with {shown(said.delegations[name].prefix)}"
+                yield f"{_plain(name)} publishes lessons whose ids begin with {_plain(said.delegations[name].prefix)}"
             for name in sorted(said.revoked.keys() - known.revoked.keys()):
                 yield f"{_plain(name)} is revoked, and its lessons are withdrawn: {shown(said.revoked[name])}"
             for key in sorted(said.revoked_keys - known.revoked_keys):
@@ -120,11 +133,13 @@ def countersign(document: Document, keys: Keys) -> Countersigned:
     if not signers:
         raise TrustError(f"no key of {document.role} is here", hint="give --keys the folder that holds it")
     known = frozenset().union(*(tuf.key_ids(above, document.role) for above in document.above))
-    is_told = len(document.above) > (document.role == "root")
-    counting = [each for each in signers if not is_told or each.public_key.keyid in known]
+    counting = [each for each in signers if not document.above or each.public_key.keyid in known]
     if not counting:
         what = f"the keys of {document.role} here do not count for {document.path.name}"
-        raise TrustError(what, hint="`edgeshare publish keys list` shows those that do")
+        hint = "`edgeshare publish keys list` shows those that do"
+        if not document.is_told:
+            hint = f"put {document.teller} beside it if they are among the keys before"
+        raise TrustError(what, hint=hint)
     metadata = document.metadata
     had = tuple(each.public_key.keyid for each in counting if tuf.has_signed(metadata, each.public_key))
     tuf.sign(metadata, counting, {each.public_key.keyid for each in counting})
@@ -136,7 +151,7 @@ def countersign(document: Document, keys: Keys) -> Countersigned:
             what = f"cannot write {document.path} ({error.strerror})"
             raise RepositoryError(what, hint="is its disk full or read-only?") from error
     deciding = document.above if document.role == "root" else document.above[-1:]
-    left = needs(tuf.vouched(above, document.role, metadata) for above in deciding) if is_told else None
+    left = needs(tuf.vouched(above, document.role, metadata) for above in deciding) if document.is_told else None
     return Countersigned(signed=new, had_signed=had, needs=left)
 
 
@@ -185,10 +200,10 @@ def _targets_changed(signed: Targets, before: Targets | None) -> Iterator[str]:
     known = before.targets if before else {}
     for path, target in signed.targets.items():
         if path not in known or known[path] != target:
-            yield f"{'changed' if path in known else 'new'}: {shown(path)}"
+            yield f"{'changed' if path in known else 'new'}: {_plain(path)}"
     for path in known:
         if path not in signed.targets:
-            yield f"gone: {shown(path)}"
+            yield f"gone: {_plain(path)}"
 
 
 def _role_of(signed: Root | Targets | None, role: str) -> Role | None:
@@ -200,7 +215,7 @@ def _role_of(signed: Root | Targets | None, role: str) -> Role | None:
 
 def _plain(name: str) -> str:
     """A name from the file, as it may stand in a line."""
-    return name if is_code(name) else shown(name)
+    return name if _PLAIN.fullmatch(name) else shown(name)
 
 
 def _short(key_id: str) -> str:

@@ -114,12 +114,13 @@ def _explained(name: str, uri: str, device: _Device, secrets: Secrets) -> Iterat
     except TrustError:
         raise
     except UnsupportedLibraryError as error:
-        hint = f"pip install 'edgeshare[{device.extra}]'"
+        hint = f"install edgeshare with its extra {device.extra}"
         raise TrustError(f"the key {uri} needs a library that is not installed", hint=hint) from error
     except Exception as error:  # each of the libraries has its own
         secrets.forget(name, Kind.PIN)
         why = " ".join([type(error).__name__, *str(error).split()])[:200]
-        hint = "check the URI, the device and the PIN"
+        library = "PYKCS11LIB, " if device is _DEVICES["hsm"] else ""
+        hint = f"check {library}the URI, the device and the PIN"
         raise TrustError(f"the device of the key {uri} refused ({why})", hint=hint) from error
 
 

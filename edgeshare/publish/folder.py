@@ -85,14 +85,14 @@ def read_folder(root: Path, vocabulary: Vocabulary) -> LessonFolder:
     start = fields["start"]
     if start not in {file.path for file in files}:
         close = nearest(start, (file.path for file in files))
-        hint = f"did you mean {close!r}?" if close else "name the file that a browser opens first"
+        hint = f"did you mean {close}?" if close else "name the file that a browser opens first"
         raise LessonError(f"{_shown(root)}: there is no file {start!r} to `start` with", hint=hint)
     warnings: list[str] = []
     for key, known in (("levels", vocabulary.levels), ("subjects", vocabulary.subjects)):
         for code in fields[key]:
             if code not in known:
                 close = nearest(code, known)
-                hint = f" (did you mean {close!r}?)" if close else ""
+                hint = f" (did you mean {close}?)" if close else ""
                 warnings.append(f"{key}: {code!r} is not in the vocabulary, and kept{hint}")
     return LessonFolder(root=root, fields=fields, files=files, warnings=tuple(warnings))
 

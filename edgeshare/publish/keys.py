@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -26,7 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
 from securesystemslib.signer import CryptoSigner, Key, Signer
 
 from edgeshare.errors import TrustError
-from edgeshare.manifest import CatalogueManifest, LessonManifest, SignedFile, encode, format_of
+from edgeshare.manifest import CatalogueManifest, LessonManifest, SignedFile, encode, format_of, shown
 from edgeshare.publish import devices, private
 from edgeshare.publish.unlocking import Ask, Kind, Secrets, credentials
 from edgeshare.signing import SCHEMES, PublicKey, Signature, payload
@@ -42,30 +43,54 @@ class Keys:
     def __init__(self, folder: Path, ask: Ask = lambda _: None) -> None:
         self._folder = folder
         self._secrets = Secrets(ask)
+        self._made: dict[str, Key] = {}
+
+    @property
+    def made(self) -> Mapping[str, Key]:
+        """The keys that are new in this run, by name: their public halves, in the order in which they were made."""
+        return dict(self._made)
 
     def is_inside(self, folder: Path) -> bool:
         """Whether the keys lie somewhere in `folder`, where a web server would hand them out."""
         return Path(os.path.realpath(self._folder)).is_relative_to(os.path.realpath(folder))
 
-    def make(self, *names: str, passphrase: str | None = None) -> None:
+    def make(self, *names: str, passphrase: str | None = None) -> tuple[str, ...]:
         """Make those keys that are not there yet, Ed25519, readable by their owner alone; with a passphrase, encrypted.
+
+        Returns:
+            The names of those that were there already.
 
         Raises:
             TrustError: the folder cannot be written, or others can write into it, or the passphrase is not possible.
         """
         try:
             lock = NoEncryption() if passphrase is None else BestAvailableEncryption(passphrase.encode())
+            present = tuple(name for name in names if self.has(name))
             for name in names:
-                if not self.has(name):
-                    pem = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, lock)
-                    self._write(name, ".pem", pem)
+                if name not in present:
+                    private_key = Ed25519PrivateKey.generate()
+                    self._write(name, ".pem", private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, lock))
+                    self._made[name] = CryptoSigner(private_key).public_key
                     if passphrase is not None:
                         self._secrets.remember(name, Kind.PASSPHRASE, passphrase)
+            return present
         except ValueError:  # not chained: it may quote the passphrase
             raise TrustError("the passphrase cannot be used", hint="it has 1 to 1023 bytes of UTF-8") from None
 
-    def keep_uri(self, name: str, uri: str) -> Key:
-        """Let `name` be the key in the device at `uri`, from now on; its public half, which the device gave.
+    def unmake(self, name: str) -> None:
+        """Remove the file of a key that was made in this run.
+
+        Raises:
+            OSError: it cannot be removed.
+        """
+        del self._made[name]
+        self._paths()[name].unlink()
+
+    def keep_uri(self, name: str, uri: str) -> tuple[str, Key]:
+        """Let `name` be the key in the device at `uri`, from now on.
+
+        Returns:
+            Its name, an earlier one where the role has this key under that already; its public half, from the device.
 
         Raises:
             TrustError: `name` is another key, the device does not have it, or the folder cannot be written.
@@ -73,9 +98,14 @@ class Keys:
         if self.has(name):
             raise TrustError(f"there is a key {name} already", hint="give another name, or move its file away")
         whole, key = devices.import_key(name, uri, self._secrets)
+        role = name.partition(".")[0]
+        for known, path in sorted(self._paths().items()):
+            if path.suffix == ".uri" and known.partition(".")[0] == role and _in_uri_file(path) == (whole, key):
+                return known, key
         said = {"uri": whole, "keyid": key.keyid, "public": key.to_dict()}
         self._write(name, ".uri", json.dumps(said, indent=1).encode() + b"\n")
-        return key
+        self._made[name] = key
+        return name, key
 
     def names(self) -> tuple[str, ...]:
         """The names of all keys that are there, sorted.
@@ -126,10 +156,18 @@ class Keys:
 
     def _in_file(self, name: str, path: Path) -> CryptoSigner:
         raw = private.read_secret(path, "the key")
+
+        def opens(passphrase: str) -> bool:
+            try:
+                load_pem_private_key(raw, password=passphrase.encode())
+            except (ValueError, TypeError, UnsupportedAlgorithm):
+                return False
+            return True
+
         try:
             return CryptoSigner(load_pem_private_key(raw, password=None))
         except TypeError:
-            secret = self._secrets.of(name, Kind.PASSPHRASE)  # it is encrypted
+            secret = self._secrets.of(name, Kind.PASSPHRASE, opens)  # it is encrypted
         except (ValueError, UnsupportedAlgorithm):
             # Not chained, here and below: what a parser says may quote the key.
             hint = "it must be an Ed25519 or ECDSA key in PEM; restore it from a backup"
@@ -142,18 +180,13 @@ class Keys:
             raise TrustError(f"the passphrase does not open the key {path}", hint=hint) from None
 
     def _in_device(self, name: str, path: Path) -> Signer:
-        raw = private.read_guarded(path, "the key")
-        try:
-            said = json.loads(raw)
-            uri, key = str(said["uri"]), Key.from_dict(said["keyid"], said["public"])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise TrustError(f"{path} does not name a key in a device", hint="make it anew with --key-uri") from error
+        uri, key = _in_uri_file(path)
         return devices.signer(name, uri, key, self._secrets)
 
     def _write(self, name: str, suffix: str, data: bytes) -> None:
         if not _NAME.fullmatch(name):
             hint = "give a role, or a role and a number, such as root.2"
-            raise TrustError(f"{name!r} cannot be the name of a key", hint=hint)
+            raise TrustError(f"{shown(name)} cannot be the name of a key", hint=hint)
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             private.require_guarded(self._folder)
@@ -177,6 +210,16 @@ class Keys:
                 if path.suffix in (".pem", ".uri") and _NAME.fullmatch(path.stem):
                     found.setdefault(path.stem, path)
         return found
+
+
+def _in_uri_file(path: Path) -> tuple[str, Key]:
+    """The URI and the public half in the file of a key in a device."""
+    raw = private.read_guarded(path, "the key")
+    try:
+        said = json.loads(raw)
+        return str(said["uri"]), Key.from_dict(said["keyid"], said["public"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TrustError(f"{path} does not name a key in a device", hint="make it anew with --key-uri") from error
 
 
 def signed_file(manifest: LessonManifest | CatalogueManifest, signer: Signer) -> bytes:

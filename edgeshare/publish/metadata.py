@@ -17,6 +17,7 @@ import attrs
 from securesystemslib.exceptions import UnverifiedSignatureError
 from securesystemslib.signer import Key, Signer
 from tuf.api.exceptions import RepositoryError as TufError
+from tuf.api.exceptions import UnsignedMetadataError
 from tuf.api.metadata import (
     DelegatedRole,
     Delegations,
@@ -31,7 +32,7 @@ from tuf.api.metadata import (
 from tuf.api.serialization import SerializationError
 from tuf.api.serialization.json import JSONSerializer
 
-from edgeshare.errors import RepositoryError
+from edgeshare.errors import EdgeshareError, RepositoryError
 from edgeshare.library.content import put
 from edgeshare.publish.keys import TOP_ROLES, Keys
 from edgeshare.targets import ISSUED
@@ -112,7 +113,7 @@ def sign(metadata: Metadata[Any], signers: Sequence[Signer], ids: Collection[str
     """Add the signatures of those `signers` whose keys are among `ids`; one that has signed does not sign again."""
     for signer in signers:
         if signer.public_key.keyid in ids and not has_signed(metadata, signer.public_key):
-            metadata.sign(signer, append=True)
+            _sign(metadata, signer)
 
 
 def has_signed(metadata: Metadata[Any], key: Key) -> bool:
@@ -188,10 +189,10 @@ def create(
     }
     for role, metadata in whole.items():
         for signer in signers[role]:
-            metadata.sign(signer, append=True)
+            _sign(metadata, signer)
         put(folder / f"1.{role}.json", encode(metadata))
     timestamp = Metadata(_timestamp(1, whole["snapshot"], now))
-    timestamp.sign(signers["timestamp"][0])
+    _sign(timestamp, signers["timestamp"][0])
     put(folder / "timestamp.json", encode(timestamp))
 
 
@@ -333,6 +334,16 @@ def write(folder: Path, published: RepositoryMetadata, wanted: RepositoryMetadat
         steps.insert(len(steps) if is_last else 0, (file, wanted.root))
     for file, metadata in steps:
         put(folder / file, encode(metadata))
+
+
+def _sign(metadata: Metadata[Any], signer: Signer) -> None:
+    """Add a signature; an error that says what to do comes through, which python-tuf wraps in one of its own."""
+    try:
+        metadata.sign(signer, append=True)
+    except UnsignedMetadataError as error:
+        if isinstance(error.__cause__, EdgeshareError):
+            raise error.__cause__ from error.__cause__.__cause__
+        raise
 
 
 def _timestamp(version: int, snapshot: Metadata[Snapshot], now: datetime) -> Timestamp:

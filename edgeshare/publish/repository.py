@@ -136,7 +136,7 @@ class Repository:
         if (gone := self._gone().get(wanted)) and back is None:
             hint = "publish it under another id, or `edgeshare publish reinstate` it first"
             raise LessonError(f"{gone.id} was withdrawn ({gone.why})", hint=hint)
-        key = self._lesson_key()
+        key = self._lesson_key("its holder adds lessons; or give --keys the folder that holds it")
         with self._places.written():
             torrent = self._take(lesson, report)
             manifest = lesson.manifest(
@@ -260,7 +260,12 @@ class Repository:
         self, now: datetime, origins: Sequence[str] | None, trackers: Sequence[str] | None, only: LessonId | None
     ) -> tuple[Standing, list[NewEdition]]:
         """The same with the publisher's next editions drafted, where they are not yet."""
-        name, key = self._publisher, self._lesson_key()
+        name, key = (
+            self._publisher,
+            self._lesson_key(
+                "its holder runs `edgeshare publish release` first; or give --keys the folder that holds it"
+            ),
+        )
         staged = self._staging.lessons(self._readable(key))
         leaving, returning = self._staging.leaving(), self._staging.returning(self._editions())
         if only is not None:
@@ -301,17 +306,22 @@ class Repository:
     def _gone(self) -> dict[LessonId, Withdrawal]:
         return withdrawn(self._editions())
 
-    def _lesson_key(self) -> LessonKey:
-        """The publisher's key for manifests: the last that was made, of those that were not revoked."""
+    def _lesson_key(self, hint: str) -> LessonKey:
+        """The publisher's key for manifests: the last that was made, of those that were not revoked.
+
+        The `hint` is for who does not have it.
+        """
         name = lessons_of(self._publisher)
-        signers = self._keys.signers_of(name) or (self._keys.signer(name),)  # which says that there is none
+        signers = self._keys.signers_of(name)
+        if not signers:
+            raise TrustError(f"no key of {name} is here", hint=hint)
         revoked = publishers(self.standing.targets.signed).revoked_keys
         for signer in reversed(signers):
             public = public_half(signer.public_key)
             if public.id not in revoked:
                 return LessonKey(public, partial(signed_file, signer=signer))
-        hint = f"make another with `edgeshare publish keys rotate` and {name}"
-        raise TrustError(f"the key here for the manifests of {self._publisher} was revoked", hint=hint)
+        what = f"the key here for the manifests of {self._publisher} was revoked"
+        raise TrustError(what, hint=f"make another with `edgeshare publish keys rotate` and {name}")
 
     def _readable(self, key: LessonKey) -> dict[bytes, PublicKey]:
         """The keys that staged manifests may be signed by: `key`, and those that were vouched for before."""
@@ -329,7 +339,7 @@ class Repository:
             return
         prefix = publishers(self.standing.targets.signed).delegations[self._publisher].prefix
         whose = f"is an id of {owner}" if owner else "is nobody's id"
-        hint = f"the ids of {self._publisher} begin with {prefix!r}" if prefix else f"name --publisher {owner}"
+        hint = f"the ids of {self._publisher} begin with {prefix}" if prefix else f"name --publisher {owner}"
         raise LessonError(f"{lesson} {whose}, not of {self._publisher}", hint=hint)
 
     def _take(self, lesson: LessonFolder, report: Callable[[int], None]) -> Torrent:
@@ -355,10 +365,13 @@ def create_repository(
     offline_keys: int = 1,
     threshold: int = 1,
     passphrase: str | None = None,
-) -> None:
+) -> tuple[str, ...]:
     """Make an empty repository, and those keys that are not there yet, encrypted when there is a passphrase.
 
     Root and targets get `offline_keys` keys each, of which `threshold` have to sign.
+
+    Returns:
+        The names of the keys that were there already, and are the repository's now.
 
     Raises:
         RepositoryError: there is one already, or the folder cannot be written.
@@ -376,9 +389,11 @@ def create_repository(
         if (places.metadata / "timestamp.json").exists():
             raise RepositoryError(f"{root} is a repository already", hint="add lessons to it with `publish add`")
         offline = [name for role in ("root", "targets") for name in tuf.numbered(role, offline_keys)]
-        keys.make(*offline, "snapshot", "timestamp", publisher, lessons_of(publisher), passphrase=passphrase)
+        names = (*offline, "snapshot", "timestamp", publisher, lessons_of(publisher))
+        present = keys.make(*names, passphrase=passphrase)
         places.create()
         tuf.create(places.metadata, keys, publisher, now, offline_keys=offline_keys, threshold=threshold)
+    return present
 
 
 @contextmanager

@@ -57,28 +57,50 @@ class Secrets:
     def __init__(self, ask: Ask) -> None:
         self._ask = ask
         self._answers: dict[tuple[Kind, str], Secret] = {}
+        self._last: str | None = None  # passphrase that a person gave: often that of the next key too
         self._files: dict[Path, str] = {}  # a pipe, as in `VARIABLE=<(pass show root)`, can be read only once
 
-    def of(self, key: str, kind: Kind) -> Secret:
+    def of(self, key: str, kind: Kind, opens: Callable[[str], bool] = lambda _: False) -> Secret:
         """What unlocks the key named `key`.
+
+        Nobody is asked when the passphrase that they gave last `opens` this key too. A PIN is never tried so: devices
+        count the wrong ones.
 
         Raises:
             TrustError: nobody says, or the file that should cannot be read or others can read it.
         """
         known = self._answers.get((kind, key))
         if known is None:
-            known = self._answers[kind, key] = self._find(key, kind)
+            known = self._find(key, kind, f"The {kind.value} of the key {key}", opens)
+            if not known.text:
+                hint = f"type it at a terminal, or name a file that holds it in {kind.variable}"
+                raise TrustError(f"the key {key} needs its {kind.value}", hint=hint)
+            self._answers[kind, key] = known
         return known
+
+    def of_new_keys(self) -> str:
+        """The passphrase that new keys are to have.
+
+        Raises:
+            TrustError: as `of`.
+        """
+        found = self._find("edgeshare", Kind.PASSPHRASE, "A passphrase for the new keys", lambda _: False)
+        if not found.text:
+            hint = f"run it in a terminal, or name a file that holds one in {Kind.PASSPHRASE.variable}"
+            raise TrustError("the new keys need a passphrase", hint=hint)
+        return found.text
 
     def remember(self, key: str, kind: Kind, text: str) -> None:
         """Do not ask for what somebody has just chosen."""
         self._answers[kind, key] = Secret(text, "the terminal")
+        if kind is Kind.PASSPHRASE:
+            self._last = text
 
     def forget(self, key: str, kind: Kind) -> None:
         """Ask again the next time: what was said was wrong, and a device counts the wrong PINs."""
         self._answers.pop((kind, key), None)
 
-    def _find(self, key: str, kind: Kind) -> Secret:
+    def _find(self, key: str, kind: Kind, question: str, opens: Callable[[str], bool]) -> Secret:
         folder = credentials()
         places = [folder / f"{name}{kind.suffix}" for name in (key, "edgeshare")] if folder else []
         found = next((path for path in places if path.exists()), None)
@@ -87,13 +109,13 @@ class Secrets:
         if found is not None:
             if found not in self._files:
                 self._files[found] = _read(found)
-            secret = Secret(self._files[found], str(found))
-        else:
-            secret = Secret(self._ask(f"The {kind.value} of the key {key}") or "", "the terminal")
-        if not secret.text:
-            hint = f"type it at a terminal, or name a file that holds it in {kind.variable}"
-            raise TrustError(f"the key {key} needs its {kind.value}", hint=hint)
-        return secret
+            return Secret(self._files[found], str(found))
+        if kind is Kind.PASSPHRASE and self._last is not None and opens(self._last):
+            return Secret(self._last, "the terminal")
+        text = self._ask(question) or ""
+        if kind is Kind.PASSPHRASE:
+            self._last = text or None
+        return Secret(text, "the terminal")
 
 
 def credentials() -> Path | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -133,8 +134,8 @@ def test_names_that_windows_cannot_keep_are_refused(editor: Editor, tmp_path: Pa
 def test_a_level_that_is_not_in_the_vocabulary_is_a_warning_and_kept(editor: Editor, tmp_path: Path) -> None:
     printed = editor.publish("add", make_lesson(tmp_path / "odd", levels=["6em"], subjects=["mathematique"]))
     assert printed.code == 0
-    assert "levels: '6em' is not in the vocabulary, and kept (did you mean '6e'?)" in printed.err
-    assert "(did you mean 'mathematiques'?)" in printed.err
+    assert "levels: '6em' is not in the vocabulary, and kept (did you mean 6e?)" in printed.err
+    assert "(did you mean mathematiques?)" in printed.err
     assert editor.publish("release").out.endswith(editor.publish("refresh").out)
 
 
@@ -246,7 +247,7 @@ def maze(folder: Path) -> None:
         (append("needed_at = 08:00:00"), "needed_at is not a time"),
         (append("needed_at = 'demain'"), "needed_at is not a time"),
         (describe(start=None), "start is missing"),
-        (describe(start="indx.html"), "no file 'indx.html' to `start` with: did you mean 'index.html'?"),
+        (describe(start="indx.html"), "no file 'indx.html' to `start` with: did you mean index.html?"),
         (describe(start="lesson.toml"), "no file 'lesson.toml' to `start` with"),
         (describe(start="../index.html"), "start '../index.html' has an empty part, `.` or `..`"),
         (describe(start="img"), "no file 'img' to `start` with"),
@@ -376,13 +377,20 @@ def test_a_repository_that_is_none_is_named(editor: Editor, folder: Path, tmp_pa
             assert printed.err == (f"edgeshare: {place} is not a repository: make one with `edgeshare publish init`\n")
 
 
+def test_a_refresh_says_what_it_has_published(editor: Editor, folder: Path) -> None:
+    online = Editor(editor.publisher.holds("snapshot", "timestamp"), editor.capsys)
+    editor.publish("add", folder)
+    editor.publish("release")
+    printed = online.publish("refresh")
+    assert re.fullmatch(r"[a-z-]+, version 1: .*\nreleased cned/.* edition 1; fresh until .*\n", printed.out)
+
+
 def test_keys_that_are_not_there_are_named(editor: Editor, folder: Path, tmp_path: Path) -> None:
     other = Editor(attrs.evolve(editor.publisher, keys=tmp_path / "nowhere"), editor.capsys)
     commands: list[Command] = [("add", folder), ("release",), ("refresh",)]
     for command in commands:
-        line = other.refused(*command)
-        assert str(tmp_path / "nowhere") in line
-        assert "give --keys the folder that `publish init` made" in line
+        assert f"there is no folder {tmp_path / 'nowhere'}: check --keys" in other.refused(*command)
+    assert not (tmp_path / "nowhere").exists()
 
 
 def test_a_key_that_others_can_read_is_named(editor: Editor, folder: Path) -> None:

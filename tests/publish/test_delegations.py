@@ -62,7 +62,7 @@ def test_publishers_release_whoever_else_waits(publisher: Publisher, lyon: Publi
 
 def test_a_publisher_adds_only_lessons_below_its_prefix(publisher: Publisher, lyon: Publisher, tmp_path: Path) -> None:
     before = tree(publisher.root)
-    with pytest.raises(LessonError, match="maths is an id of cned, not of lyon: the ids of lyon begin with 'lyon-'"):
+    with pytest.raises(LessonError, match="maths is an id of cned, not of lyon: the ids of lyon begin with lyon-"):
         lyon.add(make_lesson(tmp_path / "maths", title="Autre"))
     with pytest.raises(LessonError, match="lyon-svt is an id of lyon, not of cned: name --publisher lyon"):
         publisher.add(make_lesson(tmp_path / "lyon-svt"))
@@ -156,9 +156,7 @@ def test_a_publisher_is_revoked_for_a_reason_that_readers_can_be_shown(
 ) -> None:
     with pytest.raises(RepositoryError, match="the reason"):
         publisher.revoke("lyon", why)
-    known = told(publisher)
-    assert known.revoked == {"lyon": "Clé volée"}  # of its old keys: for nodes that were off
-    assert "lyon" in known.delegations
+    assert told(publisher).revoked == {}
 
 
 @pytest.mark.parametrize(

@@ -340,8 +340,18 @@ def test_what_half_of_a_life_asks_for_becomes_a_draft_where_a_key_is_here(tmp_pa
     assert served(old.root, tmp_path / "client") == {}
 
 
+def test_the_online_machine_says_who_releases_what_is_staged(
+    publisher: Publisher, online: Publisher, tmp_path: Path
+) -> None:
+    publisher.add(make_lesson(tmp_path / "maths"))
+    with pytest.raises(TrustError, match="no key of cned-lessons is here: its holder runs `edgeshare publish release`"):
+        online.release()
+    with pytest.raises(TrustError, match="no key of cned-lessons is here: its holder adds lessons"):
+        online.add(make_lesson(tmp_path / "svt"))
+
+
 def test_a_release_with_no_keys_at_all_says_which(publisher: Publisher, tmp_path: Path) -> None:
-    with pytest.raises(TrustError, match=r"cannot read the key .*: give --keys the folder"):
+    with pytest.raises(TrustError, match=r"no key of cned-lessons is here: .*; or give --keys the folder"):
         attrs.evolve(publisher, keys=tmp_path / "nowhere").release()
 
 

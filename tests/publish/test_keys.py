@@ -140,6 +140,15 @@ def test_the_passphrase_is_asked_for_once_by_the_name_of_its_key(folder: Path) -
     assert person.questions == ["The passphrase of the key root.2"]
 
 
+def test_one_passphrase_of_several_keys_is_asked_for_once(folder: Path) -> None:
+    Keys(folder).make("root", "root.2", passphrase="cheval agrafe")
+    Keys(folder).make("root.3", passphrase="mouton agrafe")
+    person = Person("cheval agrafe")
+    with pytest.raises(TrustError, match=r"does not open the key .*root\.3\.pem"):
+        Keys(folder, person).signers_of("root")
+    assert person.questions == ["The passphrase of the key root", "The passphrase of the key root.3"]
+
+
 def test_who_has_just_chosen_a_passphrase_is_not_asked_for_it(folder: Path) -> None:
     person = Person(None)
     keys = Keys(folder, person)
@@ -464,7 +473,9 @@ def test_a_uri_that_its_device_would_not_understand_is_refused(
     ],
 )
 def test_a_library_that_is_missing_is_named_by_its_extra(folder: Path, uri: str, extra: str) -> None:
-    with pytest.raises(TrustError, match=rf"needs a library .*: pip install 'edgeshare\[{extra}\]'"):
+    with pytest.raises(
+        TrustError, match=f"needs a library that is not installed: install edgeshare with its extra {extra}$"
+    ):
         Keys(folder).keep_uri("root", uri)
 
 

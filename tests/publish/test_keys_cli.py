@@ -13,7 +13,8 @@ from pathlib import Path
 import attrs
 import pytest
 
-from edgeshare.publish.keys import Keys
+from edgeshare.publish import ceremony
+from edgeshare.publish.keys import Keys, public_half
 from tests.publish.support import Editor, Publisher, key_id, make_lesson, now, served, tree
 
 
@@ -138,7 +139,7 @@ def test_without_what_is_above_it_a_signer_is_told_that_all_is_new(editor: Edito
     printed = editor.run("keys", "sign", carried, "--keys", targets.keys, "--yes")
     assert printed.code == 0
     assert "the version before is not beside it: everything below is shown as new" in printed.err
-    assert "lyon publishes lessons whose ids begin with 'lyon-'" in printed.err
+    assert "lyon publishes lessons whose ids begin with lyon-" in printed.err
     assert printed.out.splitlines() == [f"signed by {key_id(targets.keys, 'targets')[:8]}"]
     shutil.copy(carried, draft_of(editor, "targets"))
     assert "published new metadata of targets, lyon" in editor.publish("release").out
@@ -149,7 +150,7 @@ def test_signing_a_publishers_draft_shows_its_catalogues(editor: Editor, tmp_pat
     editor.publisher.add(make_lesson(tmp_path / "maths"))
     editor.publish("release")
     printed = editor.run("keys", "sign", draft_of(editor, "cned"), "--keys", editor.publisher.keys, "--yes")
-    assert "new: 'catalogue/cned/6e.manifest'" in printed.err
+    assert "new: catalogue/cned/6e.manifest" in printed.err
 
 
 def test_without_a_terminal_nothing_is_signed_unasked(holder: Editor) -> None:
@@ -262,7 +263,8 @@ def test_a_key_is_made_and_its_public_half_added(editor: Editor, tmp_path: Path)
 def test_a_key_is_made_where_it_is_added(editor: Editor) -> None:
     added = editor.publish("keys add", "targets")
     assert added.out == "published new metadata of root\n"
-    assert f"made targets.2, {key_id(editor.publisher.keys, 'targets.2')[:8]}, in" in added.err
+    made = key_id(editor.publisher.keys, "targets.2")[:8]
+    assert added.err == f"made targets.2 ({made}) in {editor.publisher.keys}\n"
 
 
 def test_a_key_is_revoked(editor: Editor) -> None:
@@ -273,6 +275,157 @@ def test_a_key_is_revoked(editor: Editor) -> None:
     assert editor.publisher.metadata("root").signed.roles["targets"].keyids != [first]
 
 
+def test_a_key_that_replaces_a_lost_one_is_named_with_the_folder_that_it_came_to(holder: Editor) -> None:
+    lost = key_id(stick_of(holder), "root.2")
+    rotated = holder.publish("keys rotate", "root", "--key", lost)
+    made = key_id(holder.publisher.keys, "root.2")
+    assert f"made root.2 ({made[:8]}) in {holder.publisher.keys}\n" in rotated.err
+    assert "warning: 2 keys of root are in one folder, and 2 are enough to sign: move them" in rotated.err
+    # what a thief of that folder could do, nobody who holds one key is warned of
+    assert "warning" not in holder.publish("keys rotate", "timestamp").err
+
+
+def test_a_lost_key_is_replaced_by_one_that_its_holder_made(tmp_path: Path, editor: Editor) -> None:
+    """The commands of docs/disasters.md, in their order."""
+    whole = Publisher(tmp_path / "large", tmp_path / "large-keys").init(offline_keys=3, threshold=2)
+    anne, bruno, lost = whole.holds("root", "targets"), whole.holds("root.2", "targets.2"), whole.holds("root.3")
+    lost_id = key_id(lost.keys, "root.3")
+    made = editor.run("keys", "make", "root", "--keys", tmp_path / "chloe")
+    (tmp_path / "chloe.pem").write_text(made.out, encoding="ascii")
+    with_anne = attrs.evolve(editor, publisher=anne)
+    assert with_anne.publish("keys add", "root", "--public", tmp_path / "chloe.pem").code == 0
+    revoked = with_anne.publish("keys revoke", "root", "--key", lost_id[:8])
+    assert (revoked.code, "warning" in revoked.err) == (0, False)
+    draft = draft_of(with_anne, "root")
+    assert editor.run("keys", "sign", draft, "--keys", bruno.keys, "--yes").code == 0
+    assert attrs.evolve(editor, publisher=whole).publish("release").out.startswith("published new metadata of root\n")
+    root = whole.metadata("root").signed.roles["root"]
+    wanted = {key_id(anne.keys, "root"), key_id(bruno.keys, "root.2"), key_id(tmp_path / "chloe", "root")}
+    assert (set(root.keyids), root.threshold) == (wanted, 2)
+
+
+def test_what_a_root_lacks_is_said_for_the_keys_before_and_the_new(tmp_path: Path, editor: Editor) -> None:
+    whole = Publisher(tmp_path / "large", tmp_path / "large-keys").init(offline_keys=3, threshold=2)
+    first = attrs.evolve(editor, publisher=whole.holds("root"))
+    (tmp_path / "new.pem").write_text(editor.run("keys", "make", "root", "--keys", tmp_path / "new").out)
+    said = first.publish("keys add", "root", "--public", tmp_path / "new.pem").err
+    others = [key_id(whole.keys, name)[:8] for name in ("root.2", "root.3")]
+    before, new = (", ".join(sorted(ids)) for ids in (others, [*others, key_id(tmp_path / "new", "root")[:8]]))
+    assert f"root 2 waits for 1 of the keys before ({before}) and 1 of the new ({new}); one key may count for" in said
+
+
+def test_a_root_alone_is_signed_by_none_but_the_keys_that_it_lists(holder: Editor, tmp_path: Path) -> None:
+    holder.publish("keys rotate", "timestamp")
+    carried = Path(shutil.copy(draft_of(holder, "root"), tmp_path))
+    Keys(stick_of(holder)).make("root.7")
+    signed = holder.run("keys", "sign", carried, "--keys", stick_of(holder), "--yes")
+    assert signed.out == f"signed by {key_id(stick_of(holder), 'root.2')[:8]}\n"
+    assert "cannot be told without 2.root.json beside it" in signed.err
+    Keys(tmp_path / "strange").make("root")
+    before = carried.read_bytes()
+    refused = holder.run("keys", "sign", carried, "--keys", tmp_path / "strange", "--yes")
+    assert "do not count for 3.root.json: put 2.root.json beside it" in refused.err
+    assert (refused.code, carried.read_bytes()) == (1, before)
+
+
+def test_a_role_whose_keys_nobody_told_is_signed_and_the_file_named(editor: Editor, tmp_path: Path) -> None:
+    targets = editor.publisher.holds("targets")
+    editor.publish("delegate", "lyon", "--prefix", "lyon-")
+    carried = Path(shutil.copy(draft_of(editor, "targets"), tmp_path))
+    printed = editor.run("keys", "sign", carried, "--keys", targets.keys, "--yes")
+    assert (printed.code, printed.out) == (0, f"signed by {key_id(targets.keys, 'targets')[:8]}\n")
+    assert "cannot be told without the newest N.root.json beside it" in printed.err
+
+
+@pytest.mark.parametrize(
+    "command", [("keys add", "targets"), ("keys rotate", "root"), ("delegate", "lyon", "--prefix=l-")]
+)
+def test_a_command_that_fails_leaves_no_new_key_behind(editor: Editor, command: tuple[str, ...]) -> None:
+    Keys(editor.publisher.keys).make("root.9", "targets.9", passphrase="nobody knows")
+    before = tree(editor.publisher.keys)
+    name, *rest = command
+    assert "needs its passphrase" in editor.refused(name, *rest)
+    assert tree(editor.publisher.keys) == before
+
+
+def test_keys_stay_when_a_command_fails_after_its_draft_was_kept(editor: Editor) -> None:
+    keys = Keys(editor.publisher.keys)
+
+    def interrupted() -> None:
+        with ceremony.removed_if_it_fails(keys, editor.publisher.root):
+            key = ceremony.make_key(keys, "targets")[1]
+            ceremony.make_key(keys, "lyon-lessons")
+            editor.publisher.add_key("targets", key)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert {"targets.2", "lyon-lessons"} <= set(keys.names())
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["keys add R root", "keys rotate R root", "keys revoke R root --key 00", "keys sign R", "keys list R", "release R"],
+)
+def test_a_mistyped_folder_of_keys_is_not_made(editor: Editor, tmp_path: Path, command: str) -> None:
+    file = editor.publisher.root / "metadata" / "1.root.json" if "sign" in command else editor.publisher.root
+    arguments = [str(file) if word == "R" else word for word in command.split()]
+    yes = ["--yes"] if "sign" in command else []
+    printed = editor.run(*arguments, *yes, "--keys", tmp_path / "kyes")
+    assert (printed.code, (tmp_path / "kyes").exists()) == (1, False)
+    assert f"there is no folder {tmp_path / 'kyes'}: check --keys" in printed.err
+
+
+def test_one_key_for_two_roles_is_warned_of(editor: Editor, tmp_path: Path) -> None:
+    public = Keys(editor.publisher.keys).signer("root").public_key
+    (tmp_path / "root.pub").write_text(ceremony.public_pem(public), encoding="ascii")
+    added = editor.publish("keys add", "targets", "--public", tmp_path / "root.pub")
+    assert added.code == 0
+    assert f"warning: {public.keyid[:8]} signs for targets and for root: who steals it has both" in added.err
+    lyon = editor.publish("delegate", "lyon", "--prefix", "lyon-", "--public", tmp_path / "root.pub")
+    assert f"warning: {public.keyid[:8]} signs for lyon and for root" in lyon.err
+
+
+def test_keys_that_lay_there_are_said_when_a_repository_is_made(editor: Editor, tmp_path: Path) -> None:
+    keys = tmp_path / "some-keys"
+    assert "already" not in editor.run("init", tmp_path / "new", "--keys", keys).err
+    (keys / "cned.pem").unlink()
+    printed = editor.run("init", tmp_path / "newer", "--keys", keys)
+    assert (
+        f"warning: root, targets, snapshot, timestamp, cned-lessons lay in {keys} already, and are used" in printed.err
+    )
+
+
+def test_new_keys_have_a_passphrase_from_a_terminal_or_a_file(editor: Editor, tmp_path: Path) -> None:
+    printed = editor.run("init", tmp_path / "new", "--keys", tmp_path / "new-keys", "--encrypt")
+    assert printed.err == (
+        "edgeshare: the new keys need a passphrase: run it in a terminal, "
+        "or name a file that holds one in EDGESHARE_PASSPHRASE_FILE\n"
+    )
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_publisher_without_a_release_has_no_key_for_manifests_yet(editor: Editor) -> None:
+    assert editor.publish("keys list").out.splitlines()[-1] == "cned-lessons: no key yet: the first release names it"
+
+
+def test_who_leaves_at_a_question_is_neither_wrong_nor_right(editor: Editor, tmp_path: Path) -> None:
+    Keys(tmp_path / "locked").make("timestamp", passphrase="secret")
+    asked = [("passphrase of the key timestamp", "\x04")]
+    assert typed(asked, "refresh", editor.publisher.root, "--keys", tmp_path / "locked") == 130
+
+
+def test_the_bar_of_a_lesson_waits_for_the_passphrase(editor: Editor, tmp_path: Path) -> None:
+    keys, root = tmp_path / "locked", tmp_path / "locked-repository"
+    Keys(keys).make("cned-lessons", passphrase="secret")
+    editor.run("init", root, "--keys", keys)
+    lesson = make_lesson(tmp_path / "maths")
+    question = "passphrase of the key cned-lessons"
+    before: list[bytes] = []
+    assert typed([(question, "secret")], "add", root, lesson, "--keys", keys, before=before) == 0
+    assert b"reading maths" not in before[0]
+
+
 def test_a_key_for_manifests_is_rotated_then_revoked(editor: Editor, tmp_path: Path) -> None:
     editor.publisher.add(make_lesson(tmp_path / "maths"))
     editor.publish("release")
@@ -280,7 +433,9 @@ def test_a_key_for_manifests_is_rotated_then_revoked(editor: Editor, tmp_path: P
     old = listed["keys"][0]["id"]
     assert "are signed by" in editor.refused("keys revoke", "cned-lessons", "--key", old)
     rotated = editor.publish("keys rotate", "cned-lessons")
-    assert rotated.out == "made cned-lessons.2; the next `edgeshare publish release` signs all lessons with it\n"
+    assert rotated.out == "the next `edgeshare publish release` signs all lessons with cned-lessons.2\n"
+    new = Keys(editor.publisher.keys).signer("cned-lessons.2").public_key
+    assert f"made cned-lessons.2 ({public_half(new).id.hex()[:8]}) in" in rotated.err
     assert editor.publish("release").out.startswith("released cned/6e edition 2")
     editor.publish("keys rotate", "cned-lessons")
     assert editor.publish("release").code == 0
@@ -317,7 +472,10 @@ def test_an_academie_publishes_and_is_revoked(editor: Editor, tmp_path: Path) ->
         (("keys add", "cned-lessons"), "cned-lessons has one key at a time: `edgeshare publish keys rotate`"),
         (("keys add", "root", "--public", "/nowhere.pem"), "cannot read the public key /nowhere.pem"),
         (("keys add", "root", "--public", "/dev/null"), "/dev/null is not a public key that can be used"),
-        (("keys add", "timestamp", "--threshold", "3"), "timestamp would have 2 keys and a threshold of 3"),
+        (
+            ("keys add", "timestamp", "--threshold", "3"),
+            "the threshold of timestamp cannot be 3 when it has 2 keys: it can be 1 to 2",
+        ),
         (("keys rotate", "root", "--key", "00000000"), "root has no key '00000000'"),
         (("keys rotate", "lyon-lessons"), "the repository has no publisher 'lyon'"),
         (("keys revoke", "root", "--key", "ffffffff"), "root has no key 'ffffffff'"),
@@ -373,8 +531,11 @@ def test_the_keys_of_an_old_repository_are_listed_with_what_grows_old(tmp_path: 
     assert "root: version 1, expires 2025-12-31, 1 of 1" in printed.out
 
 
-def typed(answers: list[tuple[str, str]], *arguments: str | Path) -> int:
-    """The exit code of a command at a terminal, where somebody answers each question when it is there."""
+def typed(answers: list[tuple[str, str]], *arguments: str | Path, before: list[bytes] | None = None) -> int:
+    """The exit code of a command at a terminal, where somebody answers each question when it is there.
+
+    What was printed up to each question comes into `before`.
+    """
     terminal, ours = os.openpty()
     command = [sys.executable, "-m", "edgeshare", "publish", *map(str, arguments)]
     with subprocess.Popen(command, stdin=ours, stdout=ours, stderr=ours, start_new_session=True) as process:
@@ -383,6 +544,8 @@ def typed(answers: list[tuple[str, str]], *arguments: str | Path) -> int:
         for question, answer in answers:
             while question.encode() not in printed:
                 printed += os.read(terminal, 4096)
+            if before is not None:
+                before.append(printed)
             printed = b""
             os.write(terminal, f"{answer}\n".encode())
         with contextlib.suppress(OSError):  # it has finished, and closed the other end

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,7 +17,9 @@ from tuf.api.metadata import Metadata, Root
 from edgeshare.errors import TrustError
 from edgeshare.manifest import CatalogueManifest, InfoHash, read_catalogue
 from edgeshare.publish.keys import Keys
-from tests.publish.support import Publisher, make_lesson, served
+from edgeshare.publish.repository import create_repository
+from tests.publish.support import Editor, Publisher, make_lesson, now, served
+from tests.publish.test_keys_cli import typed
 from tests.whole.support import needed
 
 pytestmark = pytest.mark.whole
@@ -68,7 +71,7 @@ class Person:
 @pytest.mark.parametrize(("curve", "scheme"), [("secp256r1", "nistp256"), ("secp384r1", "nistp384")])
 def test_a_key_in_an_hsm_signs_metadata(token: pkcs11.Token, tmp_path: Path, curve: str, scheme: str) -> None:
     keys = Keys(tmp_path / "keys", Person())
-    kept = keys.keep_uri("root", make_key(token, 2, curve))
+    _, kept = keys.keep_uri("root", make_key(token, 2, curve))
     assert kept.scheme == f"ecdsa-sha2-{scheme}"
     root = Root(expires=datetime.now(UTC).replace(microsecond=0) + timedelta(days=1))
     root.add_key(kept, "root")
@@ -116,6 +119,52 @@ def test_the_pin_is_asked_for_once_and_again_after_a_wrong_one(token: pkcs11.Tok
     signer.sign(b"metadata")
     signer.sign(b"more metadata")
     assert person.questions == 2
+
+
+@pytest.fixture
+def editor(token: pkcs11.Token, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Editor:
+    """Somebody whose key of timestamps is in the token."""
+    publisher = Publisher(tmp_path / "repository", tmp_path / "keys")
+    person = Keys(publisher.keys, Person())
+    person.keep_uri("timestamp", make_key(token, 2))
+    create_repository(publisher.root, person, "cned", now())
+    return Editor(publisher, capsys)
+
+
+def test_a_wrong_pin_while_signing_is_one_line(editor: Editor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "the key timestamp needs its PIN" in editor.refused("refresh")
+    pin = tmp_path / "pin"
+    pin.write_text("000000\n", encoding="utf-8")
+    pin.chmod(0o600)
+    monkeypatch.setenv("EDGESHARE_PIN_FILE", str(pin))
+    assert "the device of the key hsm:2?label=edgeshare refused (PinIncorrect)" in editor.refused("refresh")
+
+
+def test_who_leaves_at_the_question_for_a_pin_has_not_given_a_wrong_one(editor: Editor) -> None:
+    asked = [("The PIN of the key timestamp", "\x04")]
+    assert typed(asked, "refresh", editor.publisher.root, "--keys", editor.publisher.keys) == 130
+
+
+def test_a_library_that_is_not_there_is_one_line(editor: Editor, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "edgeshare", "publish", "refresh", str(editor.publisher.root)]
+    pin = tmp_path / "pin"
+    pin.write_text(PIN, encoding="utf-8")
+    pin.chmod(0o600)
+    environment = {**os.environ, "PYKCS11LIB": "/nowhere.so", "EDGESHARE_PIN_FILE": str(pin)}
+    run = subprocess.run(
+        [*command, "--keys", str(editor.publisher.keys)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (run.returncode, run.stderr.count("\n")) == (1, 1)
+    assert "check PYKCS11LIB, the URI, the device and the PIN" in run.stderr
+
+
+def test_a_key_that_the_folder_names_already_is_kept_under_its_name(token: pkcs11.Token, tmp_path: Path) -> None:
+    keys = Keys(tmp_path / "keys", Person())
+    uri = make_key(token, 2)
+    first = keys.keep_uri("root", uri)
+    assert keys.keep_uri("root.2", uri) == first
+    assert keys.keep_uri("targets", uri)[0] == "targets"
+    assert keys.names() == ("root", "targets")
 
 
 def test_without_a_pin_nothing_is_tried(token: pkcs11.Token, tmp_path: Path) -> None:
