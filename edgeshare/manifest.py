@@ -320,7 +320,7 @@ def _read(raw: bytes, keys: Mapping[bytes, PublicKey], kind: type[_Manifest]) ->
     if not signers(wanted, file.signed, file.signatures, keys):
         raise TrustError(
             "no key that the repository vouches for signed this manifest",
-            hint="it was altered, or is of a publisher whose catalogues are not here",
+            hint="it was altered, its key was revoked or replaced, or its publisher’s catalogues are not here",
         )
     fields = unpack(file.signed, MAX_MANIFEST, "a manifest")
     critical = fields.pop("critical", []) if isinstance(fields, dict) else []

@@ -182,7 +182,7 @@ def test_an_altered_manifest_is_refused_in_one_line(
     assert (ended.value.code, said.out) == (1, "")
     assert said.err == (
         "edgeshare: no key that the repository vouches for signed this manifest: "
-        "it was altered, or is of a publisher whose catalogues are not here\n"
+        "it was altered, its key was revoked or replaced, or its publisher’s catalogues are not here\n"
     )
 
 
