@@ -29,6 +29,8 @@ from tests.support.content import PIECE, content, noise
 from tests.support.keeping import FRACTIONS, Desk, Node, keeping
 from tests.support.node import Origin
 
+pytestmark = pytest.mark.whole  # together they take half a minute
+
 ONE, OTHER = content({"index.html": noise(2 * PIECE, 1)}), content({"index.html": noise(2 * PIECE, 2)})
 CNED = Publishers(delegations={"cned": Delegation(prefix="", epoch="cned")})
 BOTH = attrs.evolve(CNED, delegations={**CNED.delegations, "lyon": Delegation(prefix="lyon-", epoch="lyon")})

@@ -19,6 +19,8 @@ from edgeshare.publish.repository import read_standing
 from edgeshare.targets import publishers
 from tests.publish.support import Publisher, key_id, make_lesson, served, tree
 
+pytestmark = pytest.mark.whole  # together they take half a minute
+
 LISTED = {"cned/6e": {"maths": 1}}
 
 

@@ -19,6 +19,8 @@ from edgeshare.publish.keys import Keys
 from edgeshare.publish.repository import read_standing
 from tests.publish.support import Publisher, key_id, make_lesson, now, served, tree
 
+pytestmark = pytest.mark.whole  # together they take half a minute
+
 TRACKER, ORIGIN = "udp://lecons.example.fr:6969", "https://lecons.example.fr/"
 
 
