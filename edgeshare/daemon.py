@@ -68,6 +68,7 @@ class RunningNode:
     def status(self) -> NodeStatus:
         now = datetime.now(UTC)
         traffic = self.parts.swarm.traffic()
+        freshness = self.trust.freshness()
         catalogues = []
         for name in self.follower.names:
             admitted = self.keeper.admitted.get(name)
@@ -86,8 +87,8 @@ class RunningNode:
             profile=self.config.profile,
             catalogues=tuple(catalogues),
             lessons=self.keeper.states(),
-            freshness=self.trust.freshness(),
-            warning=self.trust.freshness().warning(now),
+            freshness=freshness,
+            warning=freshness.warning(now),
             refusals=tuple(self.trust.notes),
             refused=dict(self.trust.refused),
             metadata_versions=self.trust.versions(),

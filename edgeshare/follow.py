@@ -9,6 +9,7 @@ from random import Random
 
 import trio
 
+from edgeshare.admission import publisher_of
 from edgeshare.config import Config
 from edgeshare.errors import EdgeshareError, OriginError
 from edgeshare.freshness import Clock
@@ -120,7 +121,7 @@ class Follower:
 
 def _absence(catalogue: str, publishers: Publishers) -> str:
     """Why the repository has no catalogue of this name."""
-    publisher = catalogue.partition("/")[0]
+    publisher = publisher_of(catalogue)
     if publisher in publishers.revoked and publisher not in publishers.delegations:
         return f"its publisher {publisher} was revoked: {publishers.revoked[publisher]}"
     return f"the repository has no catalogue {catalogue}"

@@ -72,11 +72,6 @@ class MirrorFetcher(FetcherInterface):
             return Refusal.TOO_SLOW
         return Refusal.UNREACHABLE
 
-    @property
-    def is_last(self) -> bool:
-        """Whether there is no mirror left besides the one that gave the last file."""
-        return self.mirror is None or self._besides | {self.mirror} >= self._origins.mirrors
-
     def _fetch(self, url: str) -> Iterator[bytes]:
         # Not a generator: the updater turns errors into its own kind only while this function runs.
         try:

@@ -186,9 +186,10 @@ class Trust:
         self._turn = trio.CapacityLimiter(1)  # the updater wants the folder for itself
         self._hopeless: dict[str, int | None] = {}  # catalogues that no mirror had right, and under which snapshot
         self._raws: dict[str, bytes] = {}  # the manifests of the last refresh, by their SHA-256
-        self._refreshed = self._saved_at = trusted.saved(folder).refreshed
+        copy = trusted.saved(folder)
+        self._refreshed = self._saved_at = copy.refreshed
         try:
-            trusted.restore(folder)
+            trusted.restore(folder, copy)
         except OSError as error:  # reading goes on; the next refresh says the same
             logger.error("%s", self._unwritable(error))
         self._held = trusted.held(folder)
@@ -243,9 +244,8 @@ class Trust:
             except MetadataRefused as error:
                 refused = error
                 self._note(error.refusal, str(error))
-                if fetcher.mirror is None or fetcher.is_last:
+                if fetcher.mirror is None or (besides := besides | {fetcher.mirror}) >= self._origins.mirrors:
                     raise
-                besides |= {fetcher.mirror}
                 if error.refusal in LIES:
                     suspects[fetcher.mirror] = error
             except OriginError as error:
@@ -268,10 +268,10 @@ class Trust:
         names = [name for name in failed if self._hopeless.get(name) != snapshot]
         besides: frozenset[str] = frozenset()
         while names:
-            culprits = {failed[name].mirror for name in names} - {None}
+            culprits = {mirror for name in names if (mirror := failed[name].mirror)}
             if culprits <= besides:
                 break
-            besides |= {culprit for culprit in culprits if culprit}
+            besides |= culprits
             if besides >= self._origins.mirrors:
                 self._hopeless |= dict.fromkeys(names, snapshot)
                 break
@@ -324,12 +324,11 @@ class Trust:
                 raise OriginError(f"metadata is missing, {error}", hint="is it a repository?") from error
             reason = f"an update is announced, and not complete yet ({error})"
             raise MetadataRefused(Refusal.INCOMPLETE, fetcher.who, fetcher.path, reason) from error
+        except (DownloadLengthMismatchError, RepositoryError, ValueError) as error:
+            refusal, reason = explain(error)
+            raise MetadataRefused(refusal, fetcher.who, fetcher.path, reason) from error
         except DownloadError as error:
-            if isinstance(error, DownloadLengthMismatchError):
-                raise _refused(error, fetcher) from error
             raise OriginError(str(fetcher.failure or error)) from error
-        except (RepositoryError, ValueError) as error:
-            raise _refused(error, fetcher) from error
         except ManifestError as error:
             raise MetadataRefused(Refusal.INVALID, fetcher.who, "the targets metadata", str(error)) from error
         except OSError as error:
@@ -413,8 +412,3 @@ def check_root(raw: bytes) -> None:
         root.signed.verify_delegate(Root.type, root.signed_bytes, root.signatures)
     except (RepositoryError, ValueError) as error:
         raise TrustError("it is not a root of trust that its own keys signed") from error
-
-
-def _refused(error: Exception, fetcher: MirrorFetcher) -> MetadataRefused:
-    refusal, reason = explain(error)
-    return MetadataRefused(refusal, fetcher.who, fetcher.path, reason)

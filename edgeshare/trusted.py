@@ -75,7 +75,7 @@ def save(folder: Path, refreshed: datetime) -> None:
     )
 
 
-def restore(folder: Path) -> None:
+def restore(folder: Path, copy: Saved) -> None:
     """Put back from the copy what the folder has lost, torn or in an older version; clear what a kill left half-made.
 
     Raises:
@@ -83,7 +83,7 @@ def restore(folder: Path) -> None:
     """
     for draft in (*folder.glob("tmp*"), *folder.glob(".*.part"), folder / "target"):  # the updater's, ours
         draft.unlink(missing_ok=True)
-    for path, raw in saved(folder).files.items():
+    for path, raw in copy.files.items():
         known, kept = _read(folder / path), _parsed(raw)
         if kept is not None and (known is None or known.signed.version < kept.signed.version):
             (folder / path).parent.mkdir(exist_ok=True)

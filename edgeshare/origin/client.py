@@ -150,33 +150,26 @@ class OriginClient:
             Unreachable: no origin gave it.
         """
         async with self._files:
-            return (await self._ask(_whole_file(path, most, tally), purpose, self._mirrors)).content
+            wanted = _Wanted(path, quote(path), {}, most, partial(whole, most=most), _any, tally)
+            return (await self._ask(wanted, purpose, self._mirrors)).content
 
     async def given(
-        self,
-        path: str | Sequence[str],
-        most: int,
-        besides: Collection[str] = (),
-        *,
-        first: str | None = None,
+        self, segments: Sequence[str], most: int, besides: Collection[str] = (), *, first: str | None = None
     ) -> Given:
         """A file of metadata, with the name of the mirror that gave it; those named in `besides` are not asked.
 
-        A path is given as its segments where one of them has a `/` in it. The mirror named `first` is asked first.
+        Its path is given as segments, since one may have a `/` in it. The mirror named `first` is asked first.
 
         Raises:
             NotFound: there is none.
             Unreachable: no origin gave it.
         """
         async with self._files:
-            among = [mirror for mirror in self._mirrors if mirror.name not in besides]
-            among.sort(key=lambda mirror: mirror.name != first)
-            return await self._ask(attrs.evolve(_whole_file(path, most), is_metadata=True), "metadata", among)
+            among = sorted(self._besides(besides), key=lambda mirror: mirror.name != first)
+            return await self._ask(_metadata(segments, most), "metadata", among)
 
-    async def everywhere(
-        self, path: str | Sequence[str], most: int, besides: Collection[str] = ()
-    ) -> tuple[Given, ...]:
-        """The file of metadata at `path` as each mirror that can be asked now has it, in their order.
+    async def everywhere(self, segments: Sequence[str], most: int, besides: Collection[str] = ()) -> tuple[Given, ...]:
+        """A file of metadata as each mirror that can be asked now has it, in their order; as `given`.
 
         They are asked side by side; who is much slower than the first to answer is left alone for a while.
 
@@ -184,36 +177,33 @@ class OriginClient:
             NotFound: every origin that answered says that there is none.
             Unreachable: no origin answered.
         """
-        found: dict[str, Given] = {}
-        missing: list[str] = []
-        away: list[Unreachable] = []
-        wanted = attrs.evolve(_whole_file(path, most), is_metadata=True)
-        among = [mirror for mirror in self._mirrors if mirror.name not in besides]
+        wanted = _metadata(segments, most)
+        heard: dict[Mirror, Given | NotFound | Unreachable] = {}
 
         async def ask(mirror: Mirror) -> None:
-            is_cut = True
             try:
-                found[mirror.name] = await self._ask(wanted, "metadata", [mirror])
-                is_cut = False
-            except NotFound as error:
-                missing.append(error.what)
-                is_cut = False
-            except Unreachable as error:
-                away.append(error)
-                is_cut = False
-                return
-            finally:
-                if is_cut and nursery.cancel_scope.cancel_called:
-                    self._let_rest(mirror, TooSlow())
-            nursery.cancel_scope.deadline = min(nursery.cancel_scope.deadline, trio.current_time() + _OTHERS_S)
+                heard[mirror] = await self._ask(wanted, "metadata", [mirror])
+            except (NotFound, Unreachable) as error:
+                heard[mirror] = error
+            if not isinstance(heard[mirror], Unreachable):
+                others = nursery.cancel_scope
+                others.deadline = min(others.deadline, trio.current_time() + _OTHERS_S)
 
         async with self._files, trio.open_nursery() as nursery:
-            for mirror in usable(among, trio.current_time()):
+            asked = usable(self._besides(besides), trio.current_time())
+            for mirror in asked:
                 nursery.start_soon(ask, mirror)
+        for mirror in asked:
+            if mirror not in heard:
+                self._let_rest(mirror, TooSlow())
+        answers = [heard[mirror] for mirror in asked if mirror in heard]
+        found = tuple(each for each in answers if isinstance(each, Given))
+        missing = [each.what for each in answers if isinstance(each, NotFound)]
+        away = [each for each in answers if isinstance(each, Unreachable)]
         if found or missing:
             self.last_error = None  # somebody answers
         if found:
-            return tuple(found[mirror.name] for mirror in among if mirror.name in found)
+            return found
         if missing:
             raise NotFound("; ".join(missing))
         raise Unreachable(
@@ -251,6 +241,9 @@ class OriginClient:
         check = partial(part, start=start, stop=stop, size=size)
         wanted = _Wanted(path, quote(path), headers, stop - start, check, accept, tally)
         return (await self._ask(wanted, purpose, self._mirrors)).content
+
+    def _besides(self, names: Collection[str]) -> list[Mirror]:
+        return [mirror for mirror in self._mirrors if mirror.name not in names]
 
     async def _ask(self, wanted: _Wanted, purpose: str, among: Sequence[Mirror]) -> Given:
         async with self._connections:
@@ -411,12 +404,16 @@ async def open_origins(
         yield OriginClient(mirrors, http, rng, slowest_s=slowest_s)
 
 
-def _whole_file(path: str | Sequence[str], most: int, tally: Tally = ignore) -> _Wanted:
-    segments = [path] if isinstance(path, str) else path
-    url_path = quote(path) if isinstance(path, str) else "/".join(quote(segment, safe="") for segment in path)
-    shown = "/".join(segments)
-    shown = shown if shown.isprintable() else ascii(shown)[1:-1]  # a role's name is whatever its publisher says
-    return _Wanted(shown, url_path, {}, most, partial(whole, most=most), lambda body: True, tally)
+def _metadata(segments: Sequence[str], most: int) -> _Wanted:
+    path = "/".join(segments)
+    shown = path if path.isprintable() else ascii(path)[1:-1]  # a role's name is whatever its publisher says
+    url_path = "/".join(quote(segment, safe="") for segment in segments)
+    return _Wanted(shown, url_path, {}, most, partial(whole, most=most), _any, ignore, is_metadata=True)
+
+
+def _any(_: bytearray) -> bool:
+    """Who checks it has all of it first."""
+    return True
 
 
 def _check(mirror: str) -> None:

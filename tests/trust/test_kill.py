@@ -155,7 +155,7 @@ def newest(publisher: Publisher) -> int:
 
 def versions(folder: Path) -> dict[str, int]:
     """What a node that starts now trusts."""
-    trusted.restore(folder)
+    trusted.restore(folder, trusted.saved(folder))
     held = trusted.held(folder)
     assert held is not None
     return dict(held.versions)
