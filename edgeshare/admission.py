@@ -111,8 +111,7 @@ class Memory:
 
     def usable(self, keys: Mapping[bytes, PublicKey]) -> dict[bytes, PublicKey]:
         """The keys without the revoked ones."""
-        revoked = self.publishers.revoked_keys if self.publishers else frozenset()
-        return {name: key for name, key in keys.items() if name not in revoked}
+        return self.publishers.usable(keys) if self.publishers else dict(keys)
 
 
 @attrs.frozen(kw_only=True)
@@ -258,7 +257,7 @@ def changes(before: Memory, after: Memory) -> Changes:
 def revocation(publishers: Publishers, backed: Backed) -> str | None:
     """Why what speaks for a lesson does so no more; None when it still does."""
     why = _why_revoked(publishers, backed.manifest.publisher, backed.epoch)
-    if why is None and not _is_signed(backed.lesson, backed.keys, publishers.revoked_keys):
+    if why is None and not _is_signed(backed.lesson, backed.keys, publishers):
         return KEY_REVOKED
     return why
 
@@ -353,20 +352,20 @@ def _without_void(memory: Memory) -> Memory:
 def _without_revoked(memory: Memory, admitted: Admitted) -> Admitted:
     """An edition without the lessons that only a revoked key signed."""
     assert memory.publishers is not None
-    revoked = memory.publishers.revoked_keys
-    lessons = tuple(each for each in admitted.edition.lessons if _is_signed(each, admitted.keys, revoked))
-    if len(lessons) == len(admitted.edition.lessons):
+    publishers, edition = memory.publishers, admitted.edition
+    lessons = tuple(each for each in edition.lessons if _is_signed(each, admitted.keys, publishers))
+    if len(lessons) == len(edition.lessons):
         return admitted
-    trouble = f"{admitted.edition.name}: lessons are signed by a revoked key alone; its publisher has to sign them anew"
-    return attrs.evolve(admitted, edition=attrs.evolve(admitted.edition, lessons=lessons), trouble=trouble)
+    trouble = f"{edition.name}: lessons are signed by a revoked key alone; its publisher has to sign them anew"
+    return attrs.evolve(admitted, edition=attrs.evolve(edition, lessons=lessons), trouble=trouble)
 
 
-def _is_signed(lesson: SignedLesson, keys: Mapping[bytes, PublicKey], revoked: frozenset[bytes]) -> bool:
+def _is_signed(lesson: SignedLesson, keys: Mapping[bytes, PublicKey], publishers: Publishers) -> bool:
     """Whether one of the keys that vouched for a lesson, and is not revoked, signed it."""
-    if revoked.isdisjoint(keys):
+    if publishers.revoked_keys.isdisjoint(keys):
         return True  # it was checked when it came
     try:
-        read_lesson(lesson.raw, {name: key for name, key in keys.items() if name not in revoked})
+        read_lesson(lesson.raw, publishers.usable(keys))
     except EdgeshareError:
         return False
     return True

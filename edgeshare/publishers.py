@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import attrs
 
 from edgeshare.manifest import LessonId
+from edgeshare.signing import PublicKey
 
 
 @attrs.frozen(kw_only=True)
@@ -29,6 +30,14 @@ class Publishers:
     delegations: Mapping[str, Delegation] = attrs.field(factory=dict)  # by the publisher's name
     revoked: Mapping[str, str] = attrs.field(factory=dict)  # publishers whose lessons are withdrawn, and why
     revoked_keys: frozenset[bytes] = frozenset()  # ids of keys for manifests that vouch for nothing any more
+
+    def owner(self, lesson: LessonId) -> str | None:
+        """Whose a lesson's id is; None when it is nobody's."""
+        return next((name for name in self.delegations if self.owns(name, lesson)), None)
+
+    def usable(self, keys: Mapping[bytes, PublicKey]) -> dict[bytes, PublicKey]:
+        """Those of `keys` for manifests, by id, that were not revoked."""
+        return {name: key for name, key in keys.items() if name not in self.revoked_keys}
 
     def owns(self, publisher: str, lesson: LessonId) -> bool:
         """Whether the lesson's id is this publisher's."""

@@ -13,9 +13,9 @@ import click
 from edgeshare.cli.output import many, say
 from edgeshare.errors import TrustError
 from edgeshare.publish.ceremony import SHORT
-from edgeshare.publish.delegations import publisher_of_lessons
 from edgeshare.publish.drafts import Need, Waiting
-from edgeshare.publish.keys import Keys, public_half
+from edgeshare.publish.keys import Keys
+from edgeshare.publish.listing import listed_id
 from edgeshare.publish.released import Released
 from edgeshare.publish.unlocking import Secrets, credentials
 from edgeshare.units import size
@@ -71,9 +71,7 @@ def new_passphrase(*, is_wanted: bool) -> str | None:
 def say_made(keys: Keys, folder: Path) -> None:
     """Say which keys are new, and where."""
     for name, key in keys.made.items():
-        is_for_lessons = publisher_of_lessons(name.partition(".")[0]) is not None
-        key_id = public_half(key).id.hex() if is_for_lessons else key.keyid
-        say(f"made {name} ({key_id[:SHORT]}) in {folder}")
+        say(f"made {name} ({listed_id(name, key)[:SHORT]}) in {folder}")
 
 
 def say_warnings(lines: Iterable[str]) -> None:

@@ -212,7 +212,7 @@ def _whose(manifest: LessonManifest, publishers: Publishers | None) -> str | Non
     if (why := publishers.revoked.get(manifest.publisher)) and manifest.publisher not in publishers.delegations:
         raise TrustError(f"{manifest.publisher} was revoked, {shown(why)}", hint="its lessons are withdrawn")
     if not publishers.owns(manifest.publisher, manifest.id):
-        owner = next((name for name in publishers.delegations if publishers.owns(name, manifest.id)), "nobody")
+        owner = publishers.owner(manifest.id) or "nobody"
         what = f"{manifest.id} is not an id of {manifest.publisher}, but of {owner}"
         raise TrustError(what, hint="a publisher speaks for its own lessons only")
     prefix = publishers.delegations[manifest.publisher].prefix

@@ -21,7 +21,7 @@ from edgeshare.manifest import LessonId, check_text, shown
 from edgeshare.publish import metadata as tuf
 from edgeshare.publish.drafts import Standing
 from edgeshare.publish.keys import TOP_ROLES
-from edgeshare.publishers import Delegation, Publishers
+from edgeshare.publishers import Delegation
 from edgeshare.targets import FIELD, publishers
 from edgeshare.vocabulary import is_code
 
@@ -49,11 +49,6 @@ def check_name(name: str) -> None:
     if not is_code(name) or name in TOP_ROLES or name.endswith(_LESSONS):
         hint = f"use a-z, 0-9 and -, like cned; {', '.join(TOP_ROLES)} and names that end in {_LESSONS} are taken"
         raise RepositoryError(f"{shown(name)} cannot be a publisher's name", hint=hint)
-
-
-def publisher_of(known: Publishers, lesson: LessonId) -> str | None:
-    """Whose a lesson's id is; None when it is nobody's."""
-    return next((name for name in known.delegations if known.owns(name, lesson)), None)
 
 
 def require_publisher(standing: Standing, name: str) -> None:
@@ -108,8 +103,8 @@ def check_delegation(
     new = Delegation(prefix=prefix, epoch="")
     after = attrs.evolve(known, delegations={**known.delegations, name: new})
     for lesson in sorted(taken):
-        if publisher_of(known, lesson) != publisher_of(after, lesson):
-            what = f"{lesson}, which is in use, would no longer be of {publisher_of(known, lesson)}"
+        if (owner := known.owner(lesson)) != after.owner(lesson):
+            what = f"{lesson}, which is in use, would no longer be of {owner}"
             raise RepositoryError(what, hint="give another prefix")
 
 

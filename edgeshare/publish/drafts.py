@@ -148,11 +148,7 @@ class Standing:
                 version=draft.signed.version,
                 expires=draft.signed.expires,
                 signed=tuple(sorted({key for each in self._results(role) for key in each.signed})),
-                needs=tuple(
-                    dict.fromkeys(
-                        Need(each.missing, tuple(sorted(each.unsigned))) for each in self._results(role) if not each
-                    )
-                ),
+                needs=needs(self._results(role)),
             )
             for role, draft in self.drafts.items()
         )

@@ -146,14 +146,6 @@ class Keys:
         named = [match for name in self._paths() if (match := _NAME.fullmatch(name)) and match["role"] == role]
         return tuple(self.signer(match[0]) for match in sorted(named, key=lambda match: int(match["number"] or 1)))
 
-    def lesson_key(self, publisher: str) -> PublicKey:
-        """The public half of the key that signs a publisher's manifests."""
-        return public_half(self.signer(_lessons(publisher)).public_key)
-
-    def sign_manifest(self, publisher: str, manifest: LessonManifest | CatalogueManifest) -> bytes:
-        """The manifest file of `manifest`, signed with its publisher's key for manifests."""
-        return signed_file(manifest, self.signer(_lessons(publisher)))
-
     def _in_file(self, name: str, path: Path) -> CryptoSigner:
         raw = private.read_secret(path, "the key")
 
@@ -228,10 +220,6 @@ def signed_file(manifest: LessonManifest | CatalogueManifest, signer: Signer) ->
     raw = encode(manifest)
     value = bytes.fromhex(signer.sign(payload(format_of(manifest), raw)).signature)
     return SignedFile(format_of(manifest), raw, (Signature(key.id, key.scheme, value),)).encode()
-
-
-def _lessons(publisher: str) -> str:
-    return f"{publisher}-lessons"
 
 
 def public_half(key: Key) -> PublicKey:

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 import attrs
+from securesystemslib.signer import Key
 from tuf.api.metadata import Metadata
 
 from edgeshare.errors import TrustError
@@ -81,6 +82,12 @@ def _lessons(published: tuf.RepositoryMetadata, publisher: str, held: dict[str, 
     )
 
 
+def listed_id(name: str, key: Key) -> str:
+    """The id of the key `name` as its role's keys are listed: those for manifests have ids of their own."""
+    is_for_lessons = publisher_of_lessons(name.partition(".")[0]) is not None
+    return public_half(key).id.hex() if is_for_lessons else key.keyid
+
+
 def _held(keys: Keys) -> dict[str, str]:
     """The names of the keys that are there, by their ids as roles and as manifests have them."""
     return dict(_named(keys))
@@ -92,5 +99,4 @@ def _named(keys: Keys) -> Iterable[tuple[str, str]]:
             key = keys.signer(name).public_key
         except TrustError:
             continue  # without its passphrase nobody knows which key it is
-        is_for_lessons = publisher_of_lessons(name.partition(".")[0]) is not None
-        yield (public_half(key).id.hex() if is_for_lessons else key.keyid), name
+        yield listed_id(name, key), name

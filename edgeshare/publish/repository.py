@@ -30,7 +30,7 @@ from edgeshare.manifest import (
 )
 from edgeshare.publish import metadata as tuf
 from edgeshare.publish.content import copy_content
-from edgeshare.publish.delegations import check_name, lessons_of, publisher_of, require_publisher
+from edgeshare.publish.delegations import check_name, lessons_of, require_publisher
 from edgeshare.publish.drafts import Standing, read_drafts
 from edgeshare.publish.editions import (
     Catalogue,
@@ -260,11 +260,9 @@ class Repository:
         self, now: datetime, origins: Sequence[str] | None, trackers: Sequence[str] | None, only: LessonId | None
     ) -> tuple[Standing, list[NewEdition]]:
         """The same with the publisher's next editions drafted, where they are not yet."""
-        name, key = (
-            self._publisher,
-            self._lesson_key(
-                "its holder runs `edgeshare publish release` first; or give --keys the folder that holds it"
-            ),
+        name = self._publisher
+        key = self._lesson_key(
+            "its holder runs `edgeshare publish release` first; or give --keys the folder that holds it"
         )
         staged = self._staging.lessons(self._readable(key))
         leaving, returning = self._staging.leaving(), self._staging.returning(self._editions())
@@ -331,7 +329,7 @@ class Repository:
         return keys
 
     def _owner(self, lesson: LessonId) -> str | None:
-        return publisher_of(publishers(self.standing.targets.signed), lesson)
+        return publishers(self.standing.targets.signed).owner(lesson)
 
     def _require_own(self, lesson: LessonId) -> None:
         owner = self._owner(lesson)

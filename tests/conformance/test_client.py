@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.support.publisher import Publisher, noise
+from tests.support.publisher import Publisher
 from tests.support.server import Site, serving
 
 CLIENT = Path(__file__).with_name("client")
@@ -17,11 +17,7 @@ pytestmark = pytest.mark.whole
 
 @pytest.fixture
 def publisher(tmp_path: Path) -> Publisher:
-    publisher = Publisher(tmp_path / "publisher")
-    publisher.begin()
-    publisher.add("maths-6e-fractions", {"index.html": noise(100)})
-    publisher.release()
-    return publisher
+    return Publisher.of_one_lesson(tmp_path / "publisher")
 
 
 async def client(*arguments: str | Path) -> tuple[int, str]:

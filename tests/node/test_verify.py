@@ -16,7 +16,7 @@ from edgeshare.cli.main import main
 from edgeshare.library.index import Index, StoredCatalogue
 from edgeshare.manifest import LessonId, read_catalogue
 from edgeshare.publishers import Delegation, Publishers
-from tests.support.publisher import Publisher
+from tests.support.publisher import Publisher, lesson_key
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def library(tmp_path: Path) -> Path:
     cned.begin()
     cned.add("fractions", {"index.html": b"<h1>Fractions</h1>"})
     cned.release()
-    key = cned.keys.lesson_key("cned")
+    key = lesson_key(cned.keys)
     keys = {key.id: key}
     (target,) = (cned.repository / "targets").rglob("*.6e.manifest")
     raw = target.read_bytes()

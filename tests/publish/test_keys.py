@@ -18,8 +18,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from edgeshare import host
 from edgeshare.errors import TrustError
 from edgeshare.manifest import CatalogueManifest, InfoHash, read_catalogue
-from edgeshare.publish.keys import Keys
+from edgeshare.publish.keys import Keys, signed_file
 from edgeshare.publish.unlocking import Kind, Secrets
+from tests.support.publisher import lesson_key
 
 MANIFEST = CatalogueManifest(
     name="cned/6e", edition=1, info_hash=InfoHash(bytes(32)), size=1, issued=datetime(2026, 9, 1, tzinfo=UTC)
@@ -420,9 +421,9 @@ def test_a_key_is_never_in_a_message(folder: Path, caplog: pytest.LogCaptureFixt
 )
 def test_an_ecdsa_key_signs_manifests_that_nodes_accept(folder: Path, curve: ec.EllipticCurve, scheme: str) -> None:
     keys = put(folder, "cned-lessons", ec.generate_private_key(curve))
-    key = keys.lesson_key("cned")
+    key = lesson_key(keys)
     assert key.scheme == scheme
-    assert read_catalogue(keys.sign_manifest("cned", MANIFEST), {key.id: key}) == MANIFEST
+    assert read_catalogue(signed_file(MANIFEST, keys.signer("cned-lessons")), {key.id: key}) == MANIFEST
 
 
 @pytest.mark.parametrize("private", [rsa.generate_private_key(65537, 2048), ec.generate_private_key(ec.SECP521R1())])
@@ -430,7 +431,7 @@ def test_a_key_of_a_kind_that_manifests_do_not_know_signs_none(folder: Path, pri
     keys = put(folder, "cned-lessons", private)
     assert works(keys, "cned-lessons")
     with pytest.raises(TrustError, match=r"key cannot sign manifests: use one of ed25519, ecdsa-"):
-        keys.sign_manifest("cned", MANIFEST)
+        signed_file(MANIFEST, keys.signer("cned-lessons"))
 
 
 # Devices

@@ -16,10 +16,11 @@ from tuf.api.metadata import Metadata, Root
 
 from edgeshare.errors import TrustError
 from edgeshare.manifest import CatalogueManifest, InfoHash, read_catalogue
-from edgeshare.publish.keys import Keys
+from edgeshare.publish.keys import Keys, signed_file
 from edgeshare.publish.repository import create_repository
 from tests.publish.support import Editor, Publisher, make_lesson, now, served
 from tests.publish.test_keys_cli import typed
+from tests.support.publisher import lesson_key
 from tests.whole.support import needed
 
 pytestmark = pytest.mark.whole
@@ -88,8 +89,8 @@ def test_a_key_in_an_hsm_signs_manifests(token: pkcs11.Token, tmp_path: Path, cu
     manifest = CatalogueManifest(
         name="cned/6e", edition=1, info_hash=InfoHash(bytes(32)), size=1, issued=datetime(2026, 9, 1, tzinfo=UTC)
     )
-    key = keys.lesson_key("cned")
-    assert read_catalogue(keys.sign_manifest("cned", manifest), {key.id: key}) == manifest
+    key = lesson_key(keys)
+    assert read_catalogue(signed_file(manifest, keys.signer("cned-lessons")), {key.id: key}) == manifest
 
 
 def test_a_repository_whose_keys_are_in_an_hsm_is_accepted(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,11 +12,14 @@ from pathlib import Path
 import attrs
 import httpx
 import trio
+from tuf.api.metadata import Metadata, MetaFile, Snapshot, Timestamp
+from tuf.api.serialization.json import JSONSerializer
 
 from edgeshare import vocabulary
 from edgeshare.manifest import LessonId, LessonManifest
 from edgeshare.publish import ceremony
-from edgeshare.publish.keys import Keys
+from edgeshare.publish.delegations import lessons_of
+from edgeshare.publish.keys import Keys, public_half
 from edgeshare.publish.released import Released
 from edgeshare.publish.repository import (
     Repository,
@@ -24,6 +27,7 @@ from edgeshare.publish.repository import (
     open_repository,
     refresh_repository,
 )
+from edgeshare.signing import PublicKey
 
 CATALOGUE = "cned/6e"
 
@@ -54,6 +58,15 @@ class Publisher:
     def begin(self, at: datetime | None = None, *, offline_keys: int = 1, threshold: int = 1) -> None:
         moment = at or now()
         create_repository(self.repository, self.keys, self.name, moment, offline_keys=offline_keys, threshold=threshold)
+
+    @classmethod
+    def of_one_lesson(cls, folder: Path) -> Publisher:
+        """One that has released one lesson in one catalogue."""
+        publisher = cls(folder)
+        publisher.begin()
+        publisher.add("maths-6e-fractions", {"index.html": noise(100)})
+        publisher.release()
+        return publisher
 
     def write(self, lesson: str, files: dict[str, bytes], *, levels: str = "6e") -> Path:
         """A lesson's folder."""
@@ -121,8 +134,29 @@ class Publisher:
         with self._opened() as opened:
             ceremony.revoke_lesson_key(opened, role, key_id.hex(), at or now())
 
+    def snapshot_anew(self, change: Callable[[Snapshot], None] = lambda _: None) -> None:
+        """Publish the next snapshot with a `change`, and a timestamp that names it, whatever they come to say."""
+        folder = self.repository / "metadata"
+        timestamp = Metadata[Timestamp].from_file(str(folder / "timestamp.json"))
+        version = timestamp.signed.snapshot_meta.version
+        snapshot = Metadata[Snapshot].from_file(str(folder / f"{version}.snapshot.json"))
+        change(snapshot.signed)
+        snapshot.signed.version = version + 1
+        snapshot.sign(self.keys.signer("snapshot"))
+        raw = snapshot.to_bytes(JSONSerializer())
+        (folder / f"{version + 1}.snapshot.json").write_bytes(raw)
+        timestamp.signed.snapshot_meta = MetaFile.from_data(version + 1, raw, ["sha256"])
+        timestamp.signed.version += 1
+        timestamp.sign(self.keys.signer("timestamp"))
+        (folder / "timestamp.json").write_bytes(timestamp.to_bytes(JSONSerializer()))
+
     def _opened(self) -> AbstractContextManager[Repository]:
         return open_repository(self.repository, self.keys, self.name)
+
+
+def lesson_key(keys: Keys, publisher: str = "cned") -> PublicKey:
+    """The public half of a publisher's first key for manifests."""
+    return public_half(keys.signer(lessons_of(publisher)).public_key)
 
 
 def noise(count: int) -> bytes:

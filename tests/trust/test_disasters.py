@@ -16,7 +16,7 @@ from tuf.api.serialization.json import JSONSerializer
 
 from edgeshare.publish.repository import open_repository
 from tests.support.nodes import Node, apart, here, write_config
-from tests.support.publisher import Publisher, noise
+from tests.support.publisher import Publisher, lesson_key, noise
 from tests.support.server import Site, always, reply, serving
 
 pytestmark = pytest.mark.whole
@@ -95,7 +95,7 @@ async def test_a_stolen_publisher_key(tmp_path: Path) -> None:
         france.site.root = thief.repository
         await france.node.until("maths-6e-mensonges", "complete")
         assert (await france.node.read(HERE, "index.html"))[0] == 410
-        stolen = france.publisher.keys.lesson_key("cned").id
+        stolen = lesson_key(france.publisher.keys).id
         for role in ("cned", "snapshot", "timestamp"):
             france.publisher.rotate(role)
         france.publisher.reinstate(HERE)

@@ -79,11 +79,7 @@ def refreshing(folder: Path, publisher: Publisher) -> Iterator[Refreshing]:
 
 @pytest.fixture
 def publisher(tmp_path: Path) -> Publisher:
-    publisher = Publisher(tmp_path / "publisher")
-    publisher.begin()
-    publisher.add("maths-6e-fractions", {"index.html": noise(100)})
-    publisher.release()
-    return publisher
+    return Publisher.of_one_lesson(tmp_path / "publisher")
 
 
 @pytest.mark.timeout(600)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from securesystemslib.signer import CryptoSigner
-from tuf.api.metadata import DelegatedRole, Delegations, Metadata, MetaFile, Snapshot, TargetFile, Targets, Timestamp
+from tuf.api.metadata import DelegatedRole, Delegations, Metadata, MetaFile, TargetFile, Targets
 from tuf.api.serialization.json import JSONSerializer
 
 from edgeshare.errors import OriginError
@@ -25,10 +25,7 @@ BOTH = (CATALOGUE, LYON)
 @pytest.fixture
 def publisher(tmp_path: Path) -> Publisher:
     """A publisher that has delegated to another; both have released."""
-    publisher = Publisher(tmp_path / "publisher")
-    publisher.begin()
-    publisher.add("maths-6e-fractions", {"index.html": noise(100)})
-    publisher.release()
+    publisher = Publisher.of_one_lesson(tmp_path / "publisher")
     lyon = publisher.delegate("lyon", "lyon-")
     lyon.add("lyon-gare", {"index.html": noise(100)})
     lyon.release()
@@ -44,17 +41,7 @@ def publish_role(publisher: Publisher, change: Callable[[Targets], Any], *, sign
     role.sign(signer or publisher.keys.signer("lyon"))
     name = f"{role.signed.version}.lyon.json"
     metadata(publisher, name).write_bytes(role.to_bytes(JSONSerializer()))
-    timestamp = Metadata[Timestamp].from_bytes(metadata(publisher, "timestamp.json").read_bytes())
-    version = timestamp.signed.snapshot_meta.version
-    snapshot = Metadata[Snapshot].from_bytes(metadata(publisher, f"{version}.snapshot.json").read_bytes())
-    snapshot.signed.meta["lyon.json"] = MetaFile(role.signed.version)
-    snapshot.signed.version = version + 1
-    snapshot.sign(publisher.keys.signer("snapshot"))
-    metadata(publisher, f"{version + 1}.snapshot.json").write_bytes(snapshot.to_bytes(JSONSerializer()))
-    timestamp.signed.snapshot_meta = MetaFile(version + 1)
-    timestamp.signed.version += 1
-    timestamp.sign(publisher.keys.signer("timestamp"))
-    metadata(publisher, "timestamp.json").write_bytes(timestamp.to_bytes(JSONSerializer()))
+    publisher.snapshot_anew(lambda snapshot: snapshot.meta.update({"lyon.json": MetaFile(role.signed.version)}))
     return name
 
 

@@ -17,7 +17,7 @@ import pytest
 import trio
 from securesystemslib.formats import encode_canonical
 from securesystemslib.signer import CryptoSigner
-from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
+from tuf.api.metadata import Metadata, MetaFile, Root, TargetFile, Targets, Timestamp
 from tuf.api.serialization.json import JSONSerializer
 
 from edgeshare import RELEASED
@@ -25,11 +25,12 @@ from edgeshare.errors import LibraryError, OriginError, TrustError
 from edgeshare.freshness import Clock
 from edgeshare.manifest import MAX_MANIFEST, read_catalogue
 from edgeshare.origin.client import open_origins
+from edgeshare.publish.keys import signed_file
 from edgeshare.refusals import Refusal
 from edgeshare.targets import hashed_target, lesson_keys, target_path
 from edgeshare.trust import Trust, check_root
 from tests.support.disk import read_only
-from tests.support.publisher import CATALOGUE, Folder, Publisher, noise, now
+from tests.support.publisher import CATALOGUE, Folder, Publisher, lesson_key, noise, now
 from tests.support.server import drip, endless, serving, silence
 
 MIRROR = "http://a/"
@@ -47,11 +48,7 @@ class Node:
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Publisher:
     """One lesson in one catalogue, released once; nobody may change it."""
-    publisher = Publisher(tmp_path_factory.mktemp("published"))
-    publisher.begin()
-    publisher.add("maths-6e-fractions", {"index.html": noise(100)})
-    publisher.release()
-    return publisher
+    return Publisher.of_one_lesson(tmp_path_factory.mktemp("published"))
 
 
 @pytest.fixture
@@ -80,7 +77,7 @@ async def test_what_is_published_is_vouched_for_with_its_keys(publisher: Publish
         expires = asking.trust.freshness().expires
     vouched = refreshed.catalogues[CATALOGUE]
     assert (vouched.manifest.name, vouched.manifest.edition) == (CATALOGUE, 1)
-    assert list(vouched.keys.values()) == [publisher.keys.lesson_key("cned")]
+    assert list(vouched.keys.values()) == [lesson_key(publisher.keys)]
     assert expires is not None
     assert expires - now() > timedelta(days=29)
     assert (refreshed.unpublished, refreshed.refused) == ((), {})
@@ -146,23 +143,14 @@ def _vouch_anew(
     before = role.signed.targets[path]
     served = publisher.repository / "targets" / hashed_target(path, before)
     manifest = read_catalogue(served.read_bytes(), lesson_keys(before))
-    raw = raw or publisher.keys.sign_manifest(signer, attrs.evolve(manifest, name=name or catalogue))
+    raw = raw or signed_file(attrs.evolve(manifest, name=name or catalogue), publisher.keys.signer(f"{signer}-lessons"))
     target = TargetFile.from_data(path, raw, ["sha256"])
     target.unrecognized_fields["custom"] = before.custom
     (publisher.repository / "targets" / hashed_target(path, target)).write_bytes(raw)
     role.signed.targets[path] = target
     role.sign(publisher.keys.signer("cned"))
     role_path.write_bytes(role.to_bytes(JSONSerializer()))
-    timestamp = Metadata[Timestamp].from_bytes(metadata(publisher, "timestamp.json").read_bytes())
-    version = timestamp.signed.snapshot_meta.version
-    snapshot_path = metadata(publisher, f"{version}.snapshot.json")
-    snapshot = Metadata[Snapshot].from_bytes(snapshot_path.read_bytes())
-    snapshot.sign(publisher.keys.signer("snapshot"))
-    raw_snapshot = snapshot.to_bytes(JSONSerializer())
-    snapshot_path.write_bytes(raw_snapshot)
-    timestamp.signed.snapshot_meta = MetaFile.from_data(version, raw_snapshot, ["sha256"])
-    timestamp.sign(publisher.keys.signer("timestamp"))
-    metadata(publisher, "timestamp.json").write_bytes(timestamp.to_bytes(JSONSerializer()))
+    publisher.snapshot_anew()
 
 
 async def test_what_is_older_than_what_the_node_has_is_refused(publisher: Publisher) -> None:
@@ -368,18 +356,7 @@ async def test_an_expired_root_is_named(publisher: Publisher) -> None:
 async def test_a_snapshot_that_drops_a_role_is_a_rollback(publisher: Publisher) -> None:
     async with node(publisher) as asking:
         await asking.trust.refresh((CATALOGUE,))
-        timestamp = Metadata[Timestamp].from_bytes(metadata(publisher, "timestamp.json").read_bytes())
-        version = timestamp.signed.snapshot_meta.version
-        snapshot = Metadata[Snapshot].from_bytes(metadata(publisher, f"{version}.snapshot.json").read_bytes())
-        snapshot.signed.version += 1
-        del snapshot.signed.meta["cned.json"]
-        snapshot.sign(publisher.keys.signer("snapshot"))
-        raw = snapshot.to_bytes(JSONSerializer())
-        metadata(publisher, f"{version + 1}.snapshot.json").write_bytes(raw)
-        timestamp.signed.version += 1
-        timestamp.signed.snapshot_meta = MetaFile.from_data(version + 1, raw, ["sha256"])
-        timestamp.sign(publisher.keys.signer("timestamp"))
-        metadata(publisher, "timestamp.json").write_bytes(timestamp.to_bytes(JSONSerializer()))
+        publisher.snapshot_anew(lambda snapshot: snapshot.meta.__delitem__("cned.json"))
         with pytest.raises(TrustError, match=r"it breaks a rule of TUF .*New snapshot is missing"):
             await asking.trust.refresh((CATALOGUE,))
 
@@ -633,16 +610,8 @@ def _show_role(publisher: Publisher, name: str, role: Metadata[Targets]) -> None
     """Publish other metadata of a targets role, under a snapshot and a timestamp that are right."""
     raw = role.to_bytes(JSONSerializer())
     metadata(publisher, name).write_bytes(raw)
-    timestamp = Metadata[Timestamp].from_bytes(metadata(publisher, "timestamp.json").read_bytes())
-    version = timestamp.signed.snapshot_meta.version
-    snapshot = Metadata[Snapshot].from_bytes(metadata(publisher, f"{version}.snapshot.json").read_bytes())
-    snapshot.signed.meta[name.partition(".")[2]] = MetaFile.from_data(role.signed.version, raw, ["sha256"])
-    snapshot.sign(publisher.keys.signer("snapshot"))
-    raw = snapshot.to_bytes(JSONSerializer())
-    metadata(publisher, f"{version}.snapshot.json").write_bytes(raw)
-    timestamp.signed.snapshot_meta = MetaFile.from_data(version, raw, ["sha256"])
-    timestamp.sign(publisher.keys.signer("timestamp"))
-    metadata(publisher, "timestamp.json").write_bytes(timestamp.to_bytes(JSONSerializer()))
+    named = MetaFile.from_data(role.signed.version, raw, ["sha256"])
+    publisher.snapshot_anew(lambda snapshot: snapshot.meta.update({name.partition(".")[2]: named}))
 
 
 # What is kept of the trusted metadata
