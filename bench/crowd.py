@@ -115,6 +115,8 @@ origins = {json.dumps(list(origins) or [published.url])}
 root = "{published.root}"
 library = "library"
 {wants or f'show = ["{CATALOGUE}"]'}
+[schedule]
+window = "always"
 [shim]
 listen = "127.0.0.1:8470"
 [swarm]

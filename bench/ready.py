@@ -31,6 +31,8 @@ origins = ["http://127.0.0.1:{origin_port}/"]
 root = "repository/metadata/1.root.json"
 library = "library"
 follow = ["cned/6e"]
+[schedule]
+window = "always"
 [shim]
 listen = "127.0.0.1:{shim_port}"
 [swarm]

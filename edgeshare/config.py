@@ -20,6 +20,7 @@ import attrs
 import cattrs
 
 from edgeshare.errors import ConfigError, EdgeshareError
+from edgeshare.hours import ALWAYS, Window
 from edgeshare.manifest import LessonId, is_catalogue_name, is_origin_url, is_tracker_url, lesson_id, shown
 from edgeshare.units import parse_rate, parse_size
 
@@ -74,6 +75,33 @@ class SwarmConfig:
 
 
 @attrs.frozen(kw_only=True)
+class ScheduleConfig:
+    """When lessons are fetched ahead."""
+
+    window: Window = ALWAYS  # the profiles of readers have the night, when nobody else needs the line
+
+
+@attrs.frozen(kw_only=True)
+class LinkHours:
+    """Other limits at some hours of the day."""
+
+    between: Window
+    upload: Rate | None = None  # the one of [swarm]
+    download: Rate | None = None  # the one of [link]
+
+
+@attrs.frozen(kw_only=True)
+class LinkConfig:
+    """What the line to the outside bears."""
+
+    metered: bool = False  # only what somebody reads is fetched, and nothing is given to the outside
+    network_manager: bool = True  # take its word for it that the connection is metered
+    monthly_cap: Size = Size(0)  # bytes to and from the outside; beyond it the line is metered; 0 is no cap
+    download: Rate = Rate(0)  # from peers outside, and from the origins
+    hours: tuple[LinkHours, ...] = ()  # the first one that holds the local time counts
+
+
+@attrs.frozen(kw_only=True)
 class Config:
     """A node's config, whole."""
 
@@ -82,6 +110,7 @@ class Config:
     root: Path  # the TUF root that the node starts from
     library: Path = Path("/var/lib/edgeshare")
     quota: Size = Size(20 * 2**30)
+    keep_free: Size = Size(2**30)  # left free on the library's disk, whatever the quota: other programs need room too
     follow: tuple[CatalogueName, ...] = ()  # catalogues whose lessons are fetched ahead
     show: tuple[CatalogueName, ...] = ()  # catalogues that are shown, their lessons fetched when somebody opens them
     fetch: tuple[LessonId, ...] = ()  # lessons to fetch at once
@@ -89,12 +118,21 @@ class Config:
     shim: ShimConfig = ShimConfig()
     origin: OriginConfig = OriginConfig()
     swarm: SwarmConfig = SwarmConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    link: LinkConfig = LinkConfig()
 
+
+_NIGHT = {"window": "20:00-06:30"}  # after the evening's homework is opened, and done when the first pupils come
 
 # What a profile changes. A school serves its LAN and keeps more; the publisher's node gives all it can.
 PROFILES: Mapping[str, Mapping[str, Any]] = {
-    "home": {},
-    "school": {"quota": "200 GiB", "shim": {"listen": "0.0.0.0:8470"}, "swarm": {"upload": "20 Mbit/s"}},
+    "home": {"schedule": _NIGHT},
+    "school": {
+        "quota": "200 GiB",
+        "shim": {"listen": "0.0.0.0:8470"},
+        "swarm": {"upload": "20 Mbit/s"},
+        "schedule": _NIGHT,
+    },
     "origin": {"quota": "1 TiB", "swarm": {"upload": "0 bit/s", "lsd": False}},
 }
 
@@ -188,10 +226,19 @@ def _refuse_unknown(table: dict[str, Any], kind: type, path: Path, above: str) -
             close = nearest(key, hints)
             hint = f"did you mean `{above}{close}`?" if close else f"known keys: {', '.join(sorted(hints))}"
             raise ConfigError(f"{path}: unknown key `{shown(above + key)[1:-1]}`", hint=hint)
-        if attrs.has(hints[key]) and hints[key] is not Endpoint:
+        if _is_table(hints[key]):
             if not isinstance(value, dict):
                 raise ConfigError(f"{path}: `{above}{key}` is not a table", hint=f"write [{above}{key}]")
             _refuse_unknown(value, hints[key], path, f"{above}{key}.")
+        elif _is_tuple(hints[key]) and _is_table(inner := typing.get_args(hints[key])[0]):
+            if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
+                raise ConfigError(f"{path}: `{above}{key}` is not a list of tables", hint=f"write [[{above}{key}]]")
+            for each in value:
+                _refuse_unknown(each, inner, path, f"{above}{key}.")
+
+
+def _is_table(kind: type) -> bool:
+    return attrs.has(kind) and kind not in (Endpoint, Window)  # these two are written as text
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -260,6 +307,7 @@ def _converters() -> cattrs.Converter:
     converter.register_structure_hook(Path, _text_to(Path, "a path"))
     converter.register_structure_hook(Size, _text_to(parse_size, 'a size like "20 GiB"'))
     converter.register_structure_hook(Rate, _text_to(parse_rate, 'a rate like "20 Mbit/s"'))
+    converter.register_structure_hook(Window, _text_to(Window.parse, 'hours like "20:00-06:30", nor "always"'))
     converter.register_structure_hook(LessonId, _text_to(lesson_id, "a lesson id"))
     converter.register_structure_hook(CatalogueName, _text_to(_catalogue, "a catalogue's name like 'cned/6e'"))
     converter.register_structure_hook(

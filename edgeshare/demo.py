@@ -143,6 +143,10 @@ origins = ["http://127.0.0.1:{origin_port}/"]
 root = '{repository / "metadata" / "1.root.json"}'
 library = '{place.library}'
 follow = ["{CATALOGUE}"]
+[schedule]
+window = "always"
+[link]
+network_manager = false
 [shim]
 listen = "127.0.0.1:{place.shim_port}"
 [swarm]

@@ -16,8 +16,10 @@ import socket
 import stat
 import struct
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 if TYPE_CHECKING:
     import trio  # loaded by those functions that need it: publishing has no event loop, and starts 70 ms earlier
@@ -38,7 +40,12 @@ def locked(path: Path) -> Iterator[None]:
         Locked: another process holds it.
         OSError: the file cannot be made.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # one that is there can be held all the same (flock(2))
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -52,6 +59,15 @@ def locked(path: Path) -> Iterator[None]:
 def sync_folder(path: Path) -> None:
     """Make renames inside `path` last through a power cut."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_file(path: Path) -> None:
+    """Make what another wrote to the file `path` last through a power cut."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:
@@ -215,10 +231,41 @@ def notify(state: str) -> None:
         sock.sendto(state.encode(), address)
 
 
+def local_zone() -> tzinfo:
+    """The time zone of this machine's clock, as it is set now, with its rules for summer and winter.
+
+    A zone that is known only by its difference from UTC has no rules: then that of this moment.
+    """
+    name = os.environ.get("TZ", "").removeprefix(":")
+    try:
+        if name and not name.startswith("/"):
+            return ZoneInfo(name)
+        with open(name or "/etc/localtime", "rb") as file:
+            return ZoneInfo.from_file(file)
+    except (OSError, ValueError, ZoneInfoNotFoundError):
+        zone = datetime.now(UTC).astimezone().tzinfo
+        assert zone is not None
+        return zone
+
+
 def free_space(path: Path) -> int:
     """Bytes that this process may still write below `path`."""
     status = os.statvfs(path)
     return status.f_bavail * status.f_frsize
+
+
+def is_writable(folder: Path) -> bool:
+    """Whether this process may make files in `folder`, by the word of its rights and of its mount."""
+    return os.access(folder, os.W_OK | os.X_OK, effective_ids=True)
+
+
+def takes_writes(file: Path) -> bool:
+    """Whether the disk takes a write to the existing `file`: of its times, which need no room."""
+    try:
+        os.utime(file)
+    except OSError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ a proxy or a broken server did. The rules:
 - "Somebody else was given this a moment ago" (`Taken`) is no failure, and no reason to ask the next mirror, which
   would have given it away as well: the swarm has it.
 - A server may be slow, as lines are, but not so slow that it holds a connection for nothing.
+- A limit (`limit`) slows all alike, readers too, and refuses nobody; no mirror is to blame for the time it takes.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from edgeshare.origin.answers import (
 )
 from edgeshare.origin.backoff import turn
 from edgeshare.origin.mirrors import Mirror, MirrorState, usable
+from edgeshare.origin.throttle import Throttle
 from edgeshare.origin.wire import Counted, Network, Tally, counting, ignore, proxies
 
 _CONNECTIONS = 3  # for each node: one for readers, one for the ration, one for small files
@@ -55,6 +57,7 @@ _MAX_REDIRECTS = 5
 _SMALL = 64 * 1024  # bytes of an answer that is read to its end, though of no use, to keep its connection
 _METADATA_S = 25.0  # for one file of metadata: a refresh has 120 s, and should reach the next mirrors in them
 _OTHERS_S = 5.0  # that mirrors asked side by side have, once one of them answered: a slow one is no reason to wait
+_HOLD_S = 0.5  # of the time that a limit has us wait, before looking whether there still is one
 _FINISH_S = 0.5  # how long that may take when the fetch was given up: who gave it up waits for it
 
 
@@ -109,6 +112,7 @@ class _Progress:
     arrived: int = 0  # bytes of any kind
     expected: float = float("inf")  # bytes of its body
     has_come: int = 0  # of those
+    held_s: float = 0.0  # how long our own limit kept us from reading
 
 
 class OriginClient:
@@ -124,11 +128,16 @@ class OriginClient:
         self._slowest_s = slowest_s
         # Whoever waits for a connection waits here, not in the pool: a mirror is not to blame for our own queue.
         self._connections = trio.CapacityLimiter(_CONNECTIONS)
+        self._throttle = Throttle()
         self._files = trio.CapacityLimiter(1)  # so that a hundred small files leave a connection for a reader
 
     def states(self) -> tuple[MirrorState, ...]:
         """How each mirror is seen now, in their order."""
         return tuple(mirror.state(trio.current_time()) for mirror in self._mirrors)
+
+    def limit(self, bytes_per_s: int) -> None:
+        """Take no more than this from all origins together; 0 is no limit."""
+        self._throttle.limit(bytes_per_s, trio.current_time())
 
     def set_aside(self, mirror: str, reason: str) -> None:
         """Leave alone for an hour or longer the mirror of this name, which sent what cannot be right.
@@ -300,6 +309,7 @@ class OriginClient:
             progress.arrived += arrived
             mirror.received_bytes += arrived
             self.received[purpose] += arrived
+            self._throttle.arrived(arrived, trio.current_time())
             wanted.tally(arrived)
 
         async with trio.open_nursery() as nursery:
@@ -324,6 +334,7 @@ class OriginClient:
         return await self._follow(mirror, mirror.address(wanted.url_path, trio.current_time()), wanted, progress)
 
     async def _follow(self, mirror: Mirror, url: str, wanted: _Wanted, progress: _Progress) -> bytes:
+        await self._hold(progress)
         is_for_good = True
         for redirects in range(_MAX_REDIRECTS + 1):
             async with self._http.stream("GET", url, headers=wanted.headers) as response:
@@ -354,6 +365,8 @@ class OriginClient:
                 progress.has_come = len(body)
                 if len(body) > wanted.most or not (is_right := wanted.accept(body)):
                     enough.cancel()  # leaving the loop would leave httpx's generators half-way
+                elif progress.has_come < progress.expected:
+                    await self._hold(progress)
         if len(body) > wanted.most:
             raise TooLong(f"sends more than {wanted.most} bytes")
         if not is_right:
@@ -362,14 +375,23 @@ class OriginClient:
             raise Refused(f"sends {len(body)} bytes where it should send {expected}")
         return bytes(body)
 
+    async def _hold(self, progress: _Progress) -> None:
+        """Wait as long as the limit says, which is no fault of the one who sends."""
+        while (owing_s := self._throttle.owing_s(trio.current_time())) > 0.0:
+            held_s = min(owing_s, _HOLD_S)
+            progress.held_s += held_s
+            progress.scope.deadline += held_s
+            await trio.sleep(held_s)
+
 
 async def _watch(progress: _Progress) -> None:
     """End what crawls, and, when the fetch is given up, what is not as good as here."""
     try:
         while True:
-            before = progress.arrived
+            before, held_s = progress.arrived, progress.held_s
             await trio.sleep(_CRAWLING_S)
-            if before and progress.arrived - before < _CRAWLING_BYTES_PER_S * _CRAWLING_S:
+            is_ours = progress.held_s > held_s  # it is our own limit that has it crawl, or may have
+            if before and not is_ours and progress.arrived - before < _CRAWLING_BYTES_PER_S * _CRAWLING_S:
                 progress.scope.cancel()
     except trio.Cancelled:
         if progress.expected - progress.has_come > _SMALL:

@@ -77,6 +77,26 @@ def _traffic(status: NodeStatus) -> Iterator[Metric]:
     yield CounterMetricFamily(
         "edgeshare_uploaded_bytes", "Bytes of content sent to peers since the daemon started.", status.uploaded_bytes
     )
+    yield CounterMetricFamily(
+        "edgeshare_outside_bytes",
+        "Bytes to and from the outside since this month began, by this machine's clock; kept through restarts.",
+        status.outside_bytes,
+    )
+    yield GaugeMetricFamily(
+        "edgeshare_upload_limit_bytes_per_second",
+        "What may go to the outside now; 0 is no limit.",
+        status.limits.upload,
+    )
+    yield GaugeMetricFamily(
+        "edgeshare_download_limit_bytes_per_second",
+        "What may come from the outside now; 0 is no limit.",
+        status.limits.download,
+    )
+    yield GaugeMetricFamily(
+        "edgeshare_link_metered",
+        "Whether only what somebody asks for is fetched, and nothing given to the outside (1), or not (0).",
+        int(status.limits.is_metered),
+    )
     yield GaugeMetricFamily("edgeshare_peers", "Peers connected now, counted once for each content.", status.peers)
 
 

@@ -17,6 +17,7 @@ from edgeshare.crowd import Gathering
 from edgeshare.layout import Piece
 from edgeshare.ration import Neighbour, Token
 from edgeshare.swarm.events import Progress
+from edgeshare.swarm.outside import PeerTraffic
 
 _NAME = re.compile(rb"edgeshare/[0-9A-Za-z.+-]{1,32} ([0-9a-f]{16})")
 _NOT_YET = lt.peer_info.connecting | lt.peer_info.handshake
@@ -65,3 +66,8 @@ def neighbours(handle: lt.torrent_handle, *, claims: bool) -> tuple[Neighbour, .
         for peer in handle.get_peer_info()
         if not int(peer.flags) & int(_NOT_YET)
     )
+
+
+def peer_traffic(handle: lt.torrent_handle) -> tuple[PeerTraffic, ...]:
+    """What each connection of a torrent has carried; as `neighbours`."""
+    return tuple(PeerTraffic(peer.ip, peer.total_upload, peer.total_download) for peer in handle.get_peer_info())

@@ -6,6 +6,7 @@ import pytest
 
 from edgeshare.config import NO_PROXY, PROFILES, Config, Endpoint, load, parse, parse_endpoint, proxy_address
 from edgeshare.errors import ConfigError
+from edgeshare.hours import ALWAYS, Window
 
 FILE = Path("/etc/edgeshare/node.toml")
 BASE = 'origins = ["https://lecons.example.fr/"]\nroot = "root.json"\n'
@@ -66,6 +67,40 @@ def test_a_profile_changes_defaults_and_a_key_in_the_file_wins() -> None:
     assert (school.quota, school.shim.listen.host, school.swarm.upload) == (200 * 2**30, "0.0.0.0", 2_500_000)
     mine = config('profile = "school"\nquota = "1 GiB"\n[swarm]\nupload = "1 Mbit/s"')
     assert (mine.quota, mine.shim.listen.host, mine.swarm.upload) == (2**30, "0.0.0.0", 125_000)
+
+
+def test_readers_nodes_fetch_ahead_at_night_and_the_publishers_own_at_once() -> None:
+    night = Window.parse("20:00-06:30")
+    assert [config(f'profile = "{each}"').schedule.window for each in PROFILES] == [night, night, ALWAYS]
+    assert config('[schedule]\nwindow = "always"').schedule.window == ALWAYS
+
+
+def test_a_line_has_no_limits_but_those_that_are_written() -> None:
+    link = config().link
+    assert (link.metered, link.network_manager, link.monthly_cap, link.download, link.hours) == (False, True, 0, 0, ())
+
+
+def test_a_line_has_other_limits_by_the_hour() -> None:
+    link = config(
+        """
+        keep_free = "2 GiB"
+        [link]
+        metered = true
+        network_manager = false
+        monthly_cap = "50 GB"
+        download = "80 Mbit/s"
+        [[link.hours]]
+        between = "08:00-18:00"
+        upload = "1 Mbit/s"
+        download = "10 Mbit/s"
+        [[link.hours]]
+        between = "18:00-20:00"
+        """
+    ).link
+    assert (link.metered, link.network_manager, link.monthly_cap, link.download) == (True, False, 50 * 10**9, 10**7)
+    day, evening = link.hours
+    assert (str(day.between), day.upload, day.download) == ("08:00-18:00", 125_000, 1_250_000)
+    assert (str(evening.between), evening.upload, evening.download) == ("18:00-20:00", None, None)
 
 
 def test_a_proxy_is_the_environments_or_one_of_its_own_or_none() -> None:
@@ -132,6 +167,24 @@ def test_every_profile_can_be_read(profile: str) -> None:
         (BASE + "refresh_every_s = nan", ["`refresh_every_s`", "from 1 to"]),
         (BASE + "refresh_every_s = inf", ["`refresh_every_s`", "from 1 to"]),
         (BASE + "refresh_every_s = true", ["`refresh_every_s`", "from 1 to"]),
+        (BASE + "keep_free = 1", ["`keep_free`", "20 GiB"]),
+        (BASE + '[schedule]\nwindow = "night"', ["`schedule.window`", "'night'", "20:00-06:30", "always"]),
+        (BASE + '[schedule]\nwindow = "20:00-24:00"', ["`schedule.window`", "'20:00-24:00'"]),
+        (BASE + "[schedule]\nwindow = 20:00:00", ["`schedule.window`", "20:00-06:30"]),
+        (
+            BASE + '[schedule]\nwindows = "always"',
+            ["unknown key `schedule.windows`", "did you mean `schedule.window`?"],
+        ),
+        (BASE + 'schedule = "always"', ["`schedule` is not a table", "[schedule]"]),
+        (BASE + '[link]\nmetered = "yes"', ["`link.metered`", "true or false"]),
+        (BASE + '[link]\nmonthly_cap = "5"', ["`link.monthly_cap`", "'5'", "GiB"]),
+        (BASE + '[link]\ndownload = "5 MB"', ["`link.download`", "Mbit/s"]),
+        (BASE + '[link.hours]\nbetween = "8:00-9:00"', ["`link.hours` is not a list of tables", "[[link.hours]]"]),
+        (BASE + "[link]\nhours = [5]", ["`link.hours` is not a list of tables"]),
+        (BASE + '[[link.hours]]\nupload = "1 Mbit/s"', ["`link.hours.between`", "is missing"]),
+        (BASE + '[[link.hours]]\nbetween = "8-9"', ["`link.hours.between`", "'8-9'", "20:00-06:30"]),
+        (BASE + '[[link.hours]]\nbetween = "8:00-9:00"\nupload = 5', ["`link.hours.upload`", "a rate"]),
+        (BASE + '[[link.hours]]\nbetwen = "8:00-9:00"', ["unknown key `link.hours.betwen`", "`link.hours.between`?"]),
         (BASE + "root = 5", ["is not TOML"]),
         ("x = " + "[" * 20_000, ["is not TOML"]),
     ],

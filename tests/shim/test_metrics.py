@@ -11,10 +11,11 @@ import trio
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import REGISTRY
 
-from edgeshare.config import Endpoint, ShimConfig
+from edgeshare.config import Endpoint, Rate, ShimConfig
 from edgeshare.freshness import Clock, Freshness
 from edgeshare.httpd.messages import Response
 from edgeshare.httpd.server import listen, serve
+from edgeshare.limits import Limits
 from edgeshare.refusals import Refusal, RefusalNote
 from edgeshare.shim.routes import Handler, shim
 from edgeshare.view import CatalogueView, MirrorView, NodeStatus, State
@@ -82,6 +83,15 @@ async def test_the_metrics_are_the_status(browser: Browser, node: NodeInMemory) 
     assert of(found, "edgeshare_mirror_aside", mirror="http://b/") == 0
     assert of(found, "edgeshare_mirror_received_bytes_total", mirror="http://a/") == 12
     assert of(found, "edgeshare_mirror_received_bytes_total", mirror="http://b/") == 2**41
+
+
+async def test_the_limits_of_the_line_are_told(browser: Browser, node: NodeInMemory) -> None:
+    node.limits = Limits(upload=Rate(125_000), reason="the config says that the line is metered")
+    found = await told(browser)
+    assert of(found, "edgeshare_upload_limit_bytes_per_second") == 125_000
+    assert of(found, "edgeshare_download_limit_bytes_per_second") == 0
+    assert of(found, "edgeshare_link_metered") == 1
+    assert of(found, "edgeshare_outside_bytes_total") == 7
 
 
 async def test_every_reason_to_refuse_metadata_has_its_count(browser: Browser, node: NodeInMemory) -> None:

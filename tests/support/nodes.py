@@ -24,6 +24,7 @@ from edgeshare.daemon import run_node
 from tests.support.publisher import CATALOGUE, Publisher
 
 PATIENCE_S = 30.0  # for what takes a second; the machine may be busy
+_FAKE_CLOCK = {"FAKETIME_DONT_FAKE_MONOTONIC": "1"}  # only the wall clock: what waits for seconds goes on
 STOP_WITHIN_S = 3.0  # what is promised of a node
 
 
@@ -36,8 +37,14 @@ def write_config(
     swarm: str = "127.0.0.1:0",
     peers: str = "",
     refresh_every_s: int = 1,
+    keep_free: str = "0 B",
+    window: str = "always",
+    link: str = "network_manager = false",
 ) -> Path:
-    """A node's config in `folder`: ports from the kernel, and no way to find peers but those that are named."""
+    """A node's config in `folder`: ports from the kernel, and no way to find peers but those that are named.
+
+    Unless told otherwise it fetches at any hour and to the last byte, whatever clock and connection this machine has.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "edgeshare.toml"
     path.write_text(
@@ -47,7 +54,12 @@ root = '{publisher.root}'
 library = '{folder / "library"}'
 follow = ['{CATALOGUE}']
 refresh_every_s = {refresh_every_s}
+keep_free = '{keep_free}'
 {more}
+[schedule]
+window = '{window}'
+[link]
+{link}
 [shim]
 listen = '{shim}'
 [swarm]
@@ -148,17 +160,20 @@ class Process:
 
 
 @asynccontextmanager
-async def process(*arguments: str | Path, log: Path, clock: str | None = None) -> AsyncGenerator[Process, None]:
+async def process(*arguments: str | Path, log: Path, clock: str | Path | None = None) -> AsyncGenerator[Process, None]:
     """Run an `edgeshare` command; killed when the context ends, if it has not ended by then.
 
-    Its wall clock says what `clock` does, in faketime's words: `+31d`, `1970-01-02`.
+    Its wall clock says what `clock` does, in faketime's words: `+31d`, `1970-01-02`; or what a file says that has such
+    words in it, and may change.
     """
     command = [sys.executable, "-m", "edgeshare", *map(str, arguments)]
     env = dict(os.environ)
-    if clock is not None:
+    if isinstance(clock, Path):
+        env |= _FAKE_CLOCK | {"FAKETIME_TIMESTAMP_FILE": str(clock), "FAKETIME_NO_CACHE": "1"}
+        env["LD_PRELOAD"] = _libfaketime()
+    elif clock is not None:
         moment = f"@{clock} 12:00:00" if clock[0].isdigit() else clock
-        # only the wall clock: what waits for seconds goes on
-        env |= {"LD_PRELOAD": _libfaketime(), "FAKETIME": moment, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+        env |= _FAKE_CLOCK | {"LD_PRELOAD": _libfaketime(), "FAKETIME": moment}
     with log.open("wb") as output:
         started = await trio.lowlevel.open_process(command, stdout=output, stderr=subprocess.STDOUT, env=env)
     try:
@@ -171,7 +186,7 @@ async def process(*arguments: str | Path, log: Path, clock: str | None = None) -
 
 
 @asynccontextmanager
-async def apart(config: Path, *, clock: str | None = None) -> AsyncGenerator[tuple[Node, Process], None]:
+async def apart(config: Path, *, clock: str | Path | None = None) -> AsyncGenerator[tuple[Node, Process], None]:
     """A node as a process of its own, ready."""
     async with process("run", "--config", config, log=config.with_name("log"), clock=clock) as running:
         found = await running.says(r"reads at http://(.+):(\d+)/")

@@ -272,6 +272,7 @@ class Site:
             "root": f'root = "{self.repository}/metadata/1.root.json"',
             "library": f'library = "{folder}/library"',
             "shim.listen": f'listen = "127.0.0.1:{port}"',
+            "schedule.window": 'window = "always"',
             "swarm.listen": f'listen = "127.0.0.1:{free_port()}"',
             "swarm.dht": "dht = false",
             "swarm.lsd": "lsd = false",
