@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import partial
+from typing import TypeVar
 
 import attrs
 import trio
@@ -25,6 +26,8 @@ from edgeshare.publishers import Publishers
 from edgeshare.trust import Vouched
 
 logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 
 class Ledger:
@@ -46,25 +49,34 @@ class Ledger:
         """
         kept = await self._library.memory()
         catalogues = await self._library.catalogues()
-        if kept.publishers is None and any(each.epoch is not None for each in catalogues):
-            # It was known, and is damaged. To take anybody's word for any id would be worse than to take none, until
-            # the origin is heard of again: what is served goes on.
-            kept = attrs.evolve(kept, publishers=Publishers())
-        memory = kept
-        for catalogue in catalogues:
-            try:
-                weighed = await self._beside(partial(_weighed, memory, catalogue))
-            except EdgeshareError as error:
-                logger.warning("the library's copy of %s is damaged, waiting for the origin: %s", catalogue.name, error)
-                continue
-            memory = weighed.memory
-        self.memory, self._indexed = memory, attrs.evolve(kept, admitted=memory.admitted)
+        self.memory, lines = await self._beside(partial(recall, kept, catalogues))
+        for line in lines:
+            logger.warning("%s", line)
+        publishers = self.memory.publishers
+        self._indexed = attrs.evolve(kept, publishers=publishers, admitted=self.memory.admitted)
 
     def stands_on(self, vouched: Vouched) -> bool:
-        """Whether this very edition was admitted, with the same keys behind it."""
+        """Whether this very edition was admitted, with the same keys behind it, and the index has it."""
         admitted = self.memory.admitted.get(vouched.manifest.name)
         epoch = self.memory.epoch(publisher_of(vouched.manifest.name))
-        return admitted is not None and admitted.epoch == epoch and not self._is_news(vouched)
+        is_kept = vouched.manifest.name in self._indexed.admitted
+        return admitted is not None and admitted.epoch == epoch and is_kept and not self._is_news(vouched)
+
+    async def keep_anew(self) -> None:
+        """Have an index that takes the place of a lost one know what this node stands on.
+
+        Editions that it lacks are admitted again when the origin is heard of next: their content is here.
+
+        Raises:
+            LibraryError: it cannot be read or written.
+        """
+        async with self._turn:
+            kept = await self._library.memory()
+            names = {catalogue.name for catalogue in await self._library.catalogues()}
+            admitted = {name: each for name, each in self.memory.admitted.items() if name in names}
+            self._indexed = attrs.evolve(kept, admitted=admitted)
+            await self._library.heed(changes(self._indexed, self.memory))
+            self._indexed = attrs.evolve(self.memory, admitted=admitted)
 
     def awaits(self, catalogues: Iterable[str]) -> bool:
         """Whether a newer edition of one of the catalogues may be on its way; it may be, until something was heard."""
@@ -119,7 +131,7 @@ class Ledger:
                 admitted_at=datetime.now(UTC).isoformat(),
                 epoch=self.memory.epoch(publisher_of(name)),
             )
-            weighed = await self._beside(partial(_weighed, self.memory, stored, vouched.manifest))
+            weighed = await self._beside(partial(take_up, self.memory, stored, vouched.manifest))
             await self._library.admit(stored, changes(self._indexed, weighed.memory))
             self.memory = self._indexed = weighed.memory
             if self._awaited is not None:
@@ -130,12 +142,32 @@ class Ledger:
         admitted = self.memory.admitted.get(vouched.manifest.name)
         return admitted is None or (admitted.manifest, admitted.keys) != (vouched.manifest, vouched.keys)
 
-    async def _beside(self, step: Callable[[], Weighed]) -> Weighed:
+    async def _beside(self, step: Callable[[], _T]) -> _T:
         return await trio.to_thread.run_sync(step, limiter=self._reading)
 
 
-def _weighed(memory: Memory, stored: StoredCatalogue, manifest: CatalogueManifest | None = None) -> Weighed:
-    """Take up an edition as the index keeps it, or will."""
+def recall(kept: Memory, catalogues: Iterable[StoredCatalogue]) -> tuple[Memory, tuple[str, ...]]:
+    """What an index's rows come to, and a line for each that is damaged."""
+    catalogues = tuple(catalogues)
+    memory, lines = kept, []
+    if memory.publishers is None and any(each.epoch is not None for each in catalogues):
+        # It was known, and is damaged. To take anybody's word for any id would be worse than to take none, until
+        # the origin is heard of again: what is served goes on.
+        memory = attrs.evolve(memory, publishers=Publishers())
+    for catalogue in catalogues:
+        try:
+            memory = take_up(memory, catalogue).memory
+        except EdgeshareError as error:
+            lines.append(f"the library's copy of {catalogue.name} is damaged, waiting for the origin: {error}")
+    return memory, tuple(lines)
+
+
+def take_up(memory: Memory, stored: StoredCatalogue, manifest: CatalogueManifest | None = None) -> Weighed:
+    """Take up an edition as the index keeps it, or will.
+
+    Raises:
+        EdgeshareError: it is not what its manifest says.
+    """
     manifest = manifest or read_catalogue(stored.manifest, stored.keys)
     edition = read_edition(stored.content, manifest.name, manifest.edition, memory.usable(stored.keys))
     return weigh(memory, Admitted(manifest=manifest, edition=edition, keys=stored.keys, epoch=stored.epoch))

@@ -2,19 +2,21 @@
 
 Nearly everything in it can be fetched again; losing it costs time, never a lesson's truth: contents are verified
 against their info-hash, manifests against the keys that stand beside them. Forgotten for good is only what earlier
-editions withdrew and the newest ones are silent about.
+editions withdrew and the newest ones are silent about. What becomes of a damaged one, `recovery.py` says.
 """
 
 from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from datetime import date
 from pathlib import Path
 
 import attrs
 import msgpack
 
+from edgeshare import host
 from edgeshare.admission import Changes, Gone, Version
 from edgeshare.canonical import pack, unpack
 from edgeshare.errors import LibraryError, ManifestError
@@ -23,8 +25,7 @@ from edgeshare.manifest import MAX_MANIFEST, InfoHash, LessonId, LessonManifest,
 from edgeshare.publishers import Delegation, Publishers
 from edgeshare.signing import PublicKey
 
-DAMAGED = "move it away: the lessons are checked and kept, the catalogue is fetched again"
-VERSION = 2  # PRAGMA user_version; a higher one was written by a newer edgeshare
+VERSION = 3  # PRAGMA user_version; a higher one was written by a newer edgeshare
 
 # By the version that they bring an index to: a new one goes through all of them.
 _STEPS: Mapping[int, str] = {
@@ -75,7 +76,36 @@ CREATE TABLE versions (
     epoch TEXT
 ) STRICT;
 """,
+    3: """
+ALTER TABLE lessons ADD COLUMN pinned INTEGER NOT NULL DEFAULT 0;  -- stays, whatever the quota says
+ALTER TABLE lessons ADD COLUMN used_on TEXT;  -- the last day on which it came or was read, ISO 8601; nobody's name
+ALTER TABLE torrents ADD COLUMN torrent BLOB;  -- the .torrent with its piece layers, where a bundle brought it
+CREATE TABLE traffic (
+    month TEXT PRIMARY KEY,  -- like 2026-11
+    bytes INTEGER NOT NULL   -- over the link to the outside, in both directions
+) STRICT;
+CREATE TABLE facts (
+    name TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+) STRICT;
+INSERT INTO facts VALUES ('since', date('now'));  -- since when it misses nothing: it was made then, or mended
+""",
 }
+# Where nothing is to be lost first.
+TABLES = ("withdrawals", "publishers", "versions", "lessons", "catalogues", "torrents", "traffic", "facts")
+_IN_MEMORY = Path(":memory:")
+# What SQLite says of a file that is torn, or cannot be read where it lies. Our statements are right: where one of them
+# is an error, the tables are not those that the version promises.
+_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
+_UNREADABLE = (sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ)
+
+
+class IndexDamaged(LibraryError):
+    """The index's file is no index, or not a whole one."""
+
+
+class IndexUnwritable(LibraryError):
+    """The disk refuses what an open index needs: it is full, read-only, failing or another user's."""
 
 
 @attrs.frozen(kw_only=True)
@@ -100,6 +130,7 @@ class StoredTorrent:
     stamps: tuple[Stamp, ...] | None
     origin_bytes: int
     peer_bytes: int
+    torrent: bytes | None = None  # the .torrent with its piece layers, where a bundle brought it
 
 
 @attrs.frozen(kw_only=True)
@@ -111,17 +142,24 @@ class StoredLesson:
     served: bytes | None
     keys: Mapping[bytes, PublicKey]
     epoch: str | None = None  # of its publisher's keys; None: not known
+    pinned: bool = False  # stays, whatever the quota says
+    used_on: date | None = None  # the last day on which it came, or somebody read it
 
 
 class Index:
     """The index file; its methods block, and one thread at a time may be inside."""
 
     def __init__(self, path: Path) -> None:
-        """Open the index at `path`, made when there is none.
+        """Open the index at `path`, made when there is none, and look through all of it.
 
         Raises:
-            LibraryError: a newer edgeshare wrote it, or it cannot be read.
+            IndexDamaged: it is none, or not whole.
+            IndexUnwritable: the disk refuses.
+            LibraryError: a newer edgeshare wrote it.
         """
+        self.path = path
+        if path != _IN_MEMORY and path.exists() and not path.is_file():
+            raise IndexDamaged(f"the index {path} is no file")
         with contextlib.ExitStack() as closing:
             try:
                 self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
@@ -132,15 +170,87 @@ class Index:
                     raise LibraryError(what, hint="install that one")
                 self._db.execute("PRAGMA journal_mode = WAL")
                 self._db.execute("PRAGMA synchronous = FULL")
+                self._check(version)
                 for step in range(version + 1, VERSION + 1):
                     self._db.executescript(f"BEGIN; {_STEPS[step]} PRAGMA user_version = {step}; COMMIT;")
+                for table in TABLES:
+                    self._db.execute(f"SELECT * FROM {table} LIMIT 0")  # noqa: S608 - our own words
             except sqlite3.Error as error:
-                raise LibraryError(f"the index {path} cannot be read ({error})", hint=DAMAGED) from error
+                if is_damage(error):
+                    raise IndexDamaged(f"the index {path} is damaged ({error})") from error
+                hint = "is its disk full, read-only, or another user's?"
+                raise IndexUnwritable(f"the index {path} cannot be opened ({error})", hint=hint) from error
             closing.pop_all()
+        self._place = self._places()
+
+    @classmethod
+    def in_memory(cls) -> Index:
+        """An empty index that is gone when it is closed: for a disk that cannot be written."""
+        return cls(_IN_MEMORY)
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether what it is given lasts."""
+        return self.path != _IN_MEMORY
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether its files are still those that it opened: what is written to a deleted file is lost at the end."""
+        return not self.is_kept or self._places() == self._place
 
     def close(self) -> None:
         """Close the file; what was stored is on the disk already."""
         self._db.close()
+
+    def interrupt(self) -> None:
+        """Have a copy that is being made fail soon; the one method that another thread may call meanwhile."""
+        self._db.interrupt()
+
+    def copy_to(self, path: Path) -> None:
+        """Have all that it knows in the file `path`, on the disk when this returns; the file before stands until then.
+
+        Raises:
+            sqlite3.Error, OSError: it cannot be written.
+        """
+        draft = path.with_name(f".{path.name}.part")
+        try:
+            draft.unlink(missing_ok=True)
+            self._db.execute("VACUUM INTO ?", (str(draft),))  # which does not flush what it writes
+            host.sync_file(draft)
+            draft.replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                draft.unlink(missing_ok=True)
+            raise
+        host.sync_folder(path.parent)
+
+    def rows_into(self, table: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> int:
+        """Take up rows that were read elsewhere, those whose key is new here; how many they were.
+
+        One that does not fit is left out: it is not what was written.
+        """
+        marks = ", ".join("?" * len(columns))
+        statement = f"INSERT OR IGNORE INTO {table} ({', '.join(columns)}) VALUES ({marks})"  # noqa: S608 - our own words
+        taken = 0
+        with self._transaction():
+            for row in rows:
+                with contextlib.suppress(sqlite3.IntegrityError, sqlite3.DataError, UnicodeEncodeError):
+                    taken += self._db.execute(statement, row).rowcount
+        return taken
+
+    def columns(self, table: str) -> frozenset[str]:
+        """The names of a table's columns."""
+        return frozenset(row[1] for row in self._db.execute(f"PRAGMA table_info({table})"))
+
+    def _check(self, version: int) -> None:
+        """Look through the whole file: a page that is torn should not be found on the day when it is needed."""
+        (found,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
+        if version < 0 or found != "ok":
+            raise IndexDamaged(f"the index {self.path} is damaged ({found.splitlines()[-1]})")
+
+    def _places(self) -> tuple[int, ...]:
+        """What names the files that it opened; 0 for one that is not there."""
+        return tuple(_inode(Path(f"{self.path}{suffix}")) for suffix in ("", "-wal"))
 
     def catalogues(self) -> list[StoredCatalogue]:
         """Every admitted catalogue."""
@@ -231,7 +341,8 @@ class Index:
 
     def torrents(self) -> list[StoredTorrent]:
         """Everything that is held, whole or in part."""
-        rows = self._db.execute("SELECT info_hash, info, resume, stamps, origin_bytes, peer_bytes FROM torrents")
+        columns = "info_hash, info, resume, stamps, origin_bytes, peer_bytes, torrent"
+        rows = self._db.execute(f"SELECT {columns} FROM torrents")  # noqa: S608 - our own words
         return [
             StoredTorrent(
                 info_hash=InfoHash(info_hash),
@@ -240,16 +351,26 @@ class Index:
                 stamps=_stamps(stamps),
                 origin_bytes=origin,
                 peer_bytes=peers,
+                torrent=torrent,
             )
-            for info_hash, info, resume, stamps, origin, peers in rows
+            for info_hash, info, resume, stamps, origin, peers, torrent in rows
         ]
 
     def put_torrent(self, torrent: StoredTorrent) -> None:
         """Keep all that is known of one content."""
         stamps = None if torrent.stamps is None else msgpack.packb([attrs.astuple(each) for each in torrent.stamps])
         self._db.execute(
-            "INSERT OR REPLACE INTO torrents VALUES (?, ?, ?, ?, ?, ?)",
-            (torrent.info_hash, torrent.info, torrent.resume, stamps, torrent.origin_bytes, torrent.peer_bytes),
+            "INSERT OR REPLACE INTO torrents (info_hash, info, resume, stamps, origin_bytes, peer_bytes, torrent)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (
+                torrent.info_hash,
+                torrent.info,
+                torrent.resume,
+                stamps,
+                torrent.origin_bytes,
+                torrent.peer_bytes,
+                torrent.torrent,
+            ),
         )
 
     def drop_torrent(self, info_hash: InfoHash) -> None:
@@ -258,7 +379,7 @@ class Index:
 
     def lessons(self) -> list[StoredLesson]:
         """What was asked for by name, and what is served."""
-        rows = self._db.execute("SELECT id, wanted, served, keys, epoch FROM lessons")
+        rows = self._db.execute("SELECT id, wanted, served, keys, epoch, pinned, used_on FROM lessons")
         return [
             StoredLesson(
                 id=LessonId(id_),
@@ -266,20 +387,72 @@ class Index:
                 served=served,
                 keys=_keys(keys) if keys else {},
                 epoch=epoch,
+                pinned=bool(pinned),
+                used_on=_day(used_on),
             )
-            for id_, wanted, served, keys, epoch in rows
+            for id_, wanted, served, keys, epoch, pinned, used_on in rows
         ]
 
     def put_lesson(self, lesson: StoredLesson) -> None:
         """Keep what is asked for and served of one lesson."""
-        self._db.execute(
-            "INSERT OR REPLACE INTO lessons (id, wanted, served, keys, epoch) VALUES (?, ?, ?, ?, ?)",
-            (lesson.id, int(lesson.wanted), lesson.served, _packed_keys(lesson.keys), lesson.epoch),
-        )
+        self.put_lessons([lesson])
+
+    def put_lessons(self, lessons: Iterable[StoredLesson]) -> None:
+        """Likewise of several, all or nothing."""
+        with self._transaction():
+            self._db.executemany(
+                "INSERT OR REPLACE INTO lessons (id, wanted, served, keys, epoch, pinned, used_on)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (
+                        lesson.id,
+                        int(lesson.wanted),
+                        lesson.served,
+                        _packed_keys(lesson.keys),
+                        lesson.epoch,
+                        int(lesson.pinned),
+                        lesson.used_on.isoformat() if lesson.used_on else None,
+                    )
+                    for lesson in lessons
+                ],
+            )
 
     def drop_lesson(self, lesson: LessonId) -> None:
         """Forget one lesson."""
         self._db.execute("DELETE FROM lessons WHERE id = ?", (lesson,))
+
+    def traffic(self, month: str) -> int:
+        """Bytes that went over the link to the outside in `month`, like 2026-11."""
+        row = self._db.execute("SELECT bytes FROM traffic WHERE month = ?", (month,)).fetchone()
+        return int(row[0]) if row else 0
+
+    def put_traffic(self, month: str, total: int) -> None:
+        """Keep what went over the link to the outside in `month`, in bytes."""
+        self._db.execute("INSERT OR REPLACE INTO traffic VALUES (?, ?)", (month, total))
+
+    def fact(self, name: str) -> str | None:
+        """One of the small things that a node knows of itself; None when it was never put."""
+        row = self._db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+        return str(row[0]) if row else None
+
+    def put_fact(self, name: str, value: str) -> None:
+        """Keep one of the small things that a node knows of itself."""
+        self._db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Whether the file is at fault, and not the room, the rights or the disk that it would be written to."""
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is None:  # Python could not read what SQLite gave it, as with text that is no UTF-8
+        return type(error) is sqlite3.OperationalError
+    return code & 0xFF in _DAMAGE or code in _UNREADABLE
+
+
+def _inode(path: Path) -> int:
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return 0
 
 
 def _packed_keys(keys: Mapping[bytes, PublicKey]) -> bytes:
@@ -302,6 +475,14 @@ def _lesson(packed: bytes | None) -> LessonManifest | None:
     try:
         return None if packed is None else structure(unpack(packed, MAX_MANIFEST, "a manifest"), LessonManifest)
     except ManifestError:
+        return None
+
+
+def _day(text: str | None) -> date | None:
+    """The day in a row; None when it has none or is damaged."""
+    try:
+        return None if text is None else date.fromisoformat(text)
+    except ValueError:
         return None
 
 

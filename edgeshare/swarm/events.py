@@ -13,6 +13,8 @@ from edgeshare.config import Endpoint
 from edgeshare.layout import Piece
 from edgeshare.manifest import InfoHash
 
+NO_LONGER_WRITES = "a write failed"  # of a torrent that only sends, where nobody wanted that of it
+
 
 @attrs.frozen(kw_only=True)
 class Progress:
@@ -123,6 +125,14 @@ class ResumeDataReady:
 
 
 @attrs.frozen
+class PeerParted:
+    """A connection to a peer has ended; not an attempt that came to nothing."""
+
+    info_hash: InfoHash
+    host: str
+
+
+@attrs.frozen
 class Listening:
     endpoint: Endpoint
 
@@ -152,6 +162,7 @@ SwarmEvent = (
     | CacheFlushed
     | DiskFailed
     | ResumeDataReady
+    | PeerParted
     | Listening
     | ListenFailed
     | AlertsDropped
@@ -201,6 +212,9 @@ def _translated(alert: lt.alert) -> tuple[SwarmEvent, ...]:  # noqa: C901 - one 
             return (ResumeDataReady(v2_of(alert.handle), lt.write_resume_data_buf(alert.params)),)
         case lt.save_resume_data_failed_alert():
             return (ResumeDataReady(v2_of(alert.handle), None),)
+        case lt.peer_disconnected_alert():
+            was_there = alert.op != lt.operation_t.connect
+            return (PeerParted(v2_of(alert.handle), alert.ip[0]),) if was_there else ()
         case lt.listen_succeeded_alert():
             return (Listening(Endpoint(str(alert.address), alert.port)),)
         case lt.listen_failed_alert():
@@ -248,6 +262,6 @@ def _counted(status: lt.torrent_status) -> int | None:
 def _failure(status: lt.torrent_status) -> str | None:
     if status.errc.value():
         return status.errc.message()
-    if status.flags & lt.torrent_flags.upload_mode:  # it no longer writes; nothing but a failed write sets this here
-        return "a write failed"
+    if status.flags & lt.torrent_flags.upload_mode:  # set by a failed write, or by `Torrent.hold`
+        return NO_LONGER_WRITES
     return None

@@ -5,6 +5,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from random import Random
 
@@ -18,7 +19,7 @@ from edgeshare.errors import LibraryError
 from edgeshare.library.content import Stamp
 from edgeshare.library.index import VERSION, Index, StoredCatalogue, StoredLesson, StoredTorrent
 from edgeshare.library.library import open_library
-from edgeshare.manifest import LessonId
+from edgeshare.manifest import InfoHash, LessonId
 from edgeshare.publishers import Delegation, Publishers
 from edgeshare.signing import PublicKey
 from tests.core.samples import lesson
@@ -62,9 +63,28 @@ def test_the_index_gives_back_what_it_was_given_also_after_it_was_closed(tmp_pat
     vouched = attrs.evolve(WISH, served=b"a manifest", epoch="keys")
     index.put_lesson(vouched)
     assert index.lessons() == [vouched]
+    pinned = attrs.evolve(vouched, pinned=True, used_on=date(2026, 11, 24))
+    brought = attrs.evolve(TORRENT, torrent=b"with its piece layers")
+    index.put_lesson(pinned)
+    index.put_torrent(brought)
+    assert (index.lessons(), index.torrents()) == ([pinned], [brought])
     index.drop_torrent(TORRENT.info_hash)
     index.drop_lesson(WISH.id)
     assert (index.torrents(), index.lessons()) == ([], [])
+    index.close()
+
+
+def test_the_index_counts_traffic_by_month_and_keeps_small_facts(tmp_path: Path) -> None:
+    index = Index(tmp_path / "index.sqlite")
+    assert (index.traffic("2026-11"), index.fact("jitter")) == (0, None)
+    index.put_traffic("2026-11", 2**40)
+    index.put_traffic("2026-11", 2**41)
+    index.put_traffic("2026-12", 1)
+    index.put_fact("jitter", "0.5")
+    index.put_fact("jitter", "0.7")
+    index.close()
+    index = Index(tmp_path / "index.sqlite")
+    assert (index.traffic("2026-11"), index.traffic("2026-12"), index.fact("jitter")) == (2**41, 1, "0.7")
     index.close()
 
 
@@ -217,6 +237,70 @@ def test_an_index_of_the_first_version_is_read_and_goes_on(tmp_path: Path) -> No
     index.close()
 
 
+SECOND_SCHEMA = """
+ALTER TABLE catalogues ADD COLUMN epoch TEXT;
+ALTER TABLE lessons ADD COLUMN epoch TEXT;
+CREATE TABLE publishers (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    packed BLOB NOT NULL
+) STRICT;
+CREATE TABLE withdrawals (
+    lesson TEXT NOT NULL,
+    by TEXT NOT NULL,
+    why TEXT NOT NULL,
+    since INTEGER NOT NULL,
+    epoch TEXT,
+    manifest BLOB,
+    PRIMARY KEY (lesson, by)
+) STRICT;
+CREATE TABLE versions (
+    lesson TEXT PRIMARY KEY,
+    number INTEGER NOT NULL,
+    digest BLOB NOT NULL,
+    publisher TEXT NOT NULL,
+    epoch TEXT
+) STRICT;
+PRAGMA user_version = 2;
+"""
+
+
+def test_an_index_of_the_second_version_is_read_and_goes_on(tmp_path: Path) -> None:
+    """The statements are those of edgeshare before lessons could be pinned."""
+    path = tmp_path / "index.sqlite"
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.executescript(FIRST_SCHEMA + SECOND_SCHEMA)
+        keys = msgpack.packb([[KEY.scheme, KEY.public]])
+        db.execute("INSERT INTO lessons VALUES (?, ?, ?, ?, ?)", (WISH.id, 1, None, keys, "keys"))
+        db.execute(
+            "INSERT INTO torrents VALUES (?, ?, ?, ?, ?, ?)", (TORRENT.info_hash, TORRENT.info, None, None, 1, 2)
+        )
+        db.execute("INSERT INTO withdrawals VALUES (?, ?, ?, ?, ?, ?)", ("gone", "cned/6e", "why", 1, None, None))
+    db.close()
+    index = Index(path)
+    assert index.lessons() == [attrs.evolve(WISH, epoch="keys")]
+    assert index.torrents() == [attrs.evolve(TORRENT, resume=None, stamps=None)]
+    assert [gone.id for gone in index.gone()] == ["gone"]
+    index.put_lesson(attrs.evolve(WISH, pinned=True, used_on=date(2026, 11, 24)))
+    index.close()
+    index = Index(path)
+    assert index.lessons() == [attrs.evolve(WISH, pinned=True, used_on=date(2026, 11, 24))]
+    index.close()
+
+
+def test_a_day_that_is_none_counts_as_unknown(tmp_path: Path) -> None:
+    path = tmp_path / "index.sqlite"
+    index = Index(path)
+    index.put_lesson(attrs.evolve(WISH, used_on=date(2026, 11, 24)))
+    index.close()
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE lessons SET used_on = 'yesterday'")
+    db.close()
+    index = Index(path)
+    assert index.lessons() == [WISH]
+    index.close()
+
+
 def test_damaged_names_and_publishers_count_as_unknown(tmp_path: Path) -> None:
     path = tmp_path / "index.sqlite"
     index = Index(path)
@@ -242,38 +326,6 @@ def test_an_index_of_a_newer_edgeshare_is_refused_and_left_as_it_is(tmp_path: Pa
     with pytest.raises(LibraryError, match="newer edgeshare"):
         Index(path)
     assert path.read_bytes() == before
-
-
-@pytest.mark.parametrize("damage", [b"this is no database, and it is long enough to be seen as none" * 100, None])
-def test_a_damaged_index_is_an_error_that_says_what_to_do(tmp_path: Path, damage: bytes | None) -> None:
-    path = tmp_path / "index.sqlite"
-    if damage is None:
-        path.mkdir()
-    else:
-        path.write_bytes(damage)
-    with pytest.raises(LibraryError, match="move it away") as refused:
-        Index(path)
-    assert "\n" not in str(refused.value)
-
-
-async def test_damage_in_the_middle_of_the_index_says_what_to_do_too(tmp_path: Path) -> None:
-    async with open_library(tmp_path) as library:
-        for n in range(50):
-            await library.keep_lesson(attrs.evolve(WISH, id=LessonId(f"lesson-{n}"), served=noise(3000, n)))
-    path = tmp_path / "index.sqlite"
-    raw = path.read_bytes()
-    path.write_bytes(raw[:4096] + bytes(len(raw) - 4096))
-    async with open_library(tmp_path) as library:
-        with pytest.raises(LibraryError, match="move it away"):
-            await library.lessons()
-
-
-async def test_text_in_the_index_that_is_no_text_is_damage_too(tmp_path: Path) -> None:
-    async with open_library(tmp_path) as library:
-        await library.keep_lesson(WISH)
-        library._index._db.execute("UPDATE lessons SET id = CAST(x'ff' AS TEXT)")
-        with pytest.raises(LibraryError, match="move it away"):
-            await library.lessons()
 
 
 def test_damaged_stamps_and_keys_count_as_none(tmp_path: Path) -> None:
@@ -375,3 +427,23 @@ async def test_a_check_that_is_cancelled_ends_at_once(tmp_path: Path) -> None:
                 scope.cancel()
                 await library.verify(LESSON.info_hash, LESSON.layout)
             assert scope.cancelled_caught
+
+
+async def test_contents_that_nothing_names_go_after_a_month_and_not_before_the_index_had_time_to_hear_of_them(
+    tmp_path: Path,
+) -> None:
+    today = datetime.now(UTC).date()
+    known, old, new = (InfoHash(noise(32, n)) for n in range(3))
+    async with open_library(tmp_path) as library:
+        for info_hash in (known, old, new):
+            LESSON.write(library.folder(info_hash))
+        month_ago = time.time() - timedelta(days=30).total_seconds()
+        for info_hash in (known, old):
+            os.utime(library.folder(info_hash), (month_ago, month_ago))
+        await library.put_fact("since", str(today - timedelta(days=29)))
+        await library.clear_strays({known}, today)
+        assert library.folder(old).exists()
+        await library.put_fact("since", str(today - timedelta(days=30)))
+        await library.clear_strays({known}, today)
+        assert {path.name for path in (tmp_path / "content").iterdir()} == {known.hex(), new.hex()}
+        assert not list((tmp_path / "trash").iterdir())
