@@ -1,4 +1,4 @@
-"""Where the updater's files come from: every mirror of the repository, none of them believed.
+"""Where the updater's files come from: every mirror of the repository, or a bundle's folder, none of them believed.
 
 - A next root and the timestamp are asked of all mirrors side by side. That there is no next root counts only when every
   mirror that answers says so; of the timestamps the one with the highest version is tried.
@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Collection, Iterator, Sequence
+from typing import Final, Protocol
 from urllib.parse import unquote
 
 import attrs
@@ -22,7 +22,7 @@ from tuf.ngclient.fetcher import FetcherInterface
 
 from edgeshare.errors import OriginError
 from edgeshare.origin.answers import TooLong, TooSlow
-from edgeshare.origin.client import Given, NotFound, OriginClient, Unreachable
+from edgeshare.origin.client import Given, NotFound, Unreachable
 from edgeshare.refusals import Refusal
 
 METADATA_URL: Final = "https://repository.invalid/metadata/"  # the updater wants URLs; the client knows the mirrors
@@ -36,6 +36,29 @@ _MOST = {  # bytes of a metadata file, as the updater has it; any other is a tar
 }
 
 
+class Source(Protocol):
+    """What metadata comes from: the origins of a repository (`origin.client.OriginClient`), or a bundle."""
+
+    @property
+    def mirrors(self) -> frozenset[str]:
+        """All that can be asked, as messages name them."""
+        ...
+
+    async def given(
+        self, segments: Sequence[str], most: int, besides: Collection[str] = (), *, first: str | None = None
+    ) -> Given:
+        """See `OriginClient.given`."""
+        ...
+
+    async def everywhere(self, segments: Sequence[str], most: int, besides: Collection[str] = ()) -> tuple[Given, ...]:
+        """See `OriginClient.everywhere`."""
+        ...
+
+    def set_aside(self, mirror: str, reason: str) -> None:
+        """See `OriginClient.set_aside`."""
+        ...
+
+
 @attrs.frozen
 class Places:
     """Where a repository's files are below its mirrors, as the segments of a path."""
@@ -47,12 +70,12 @@ class Places:
 class MirrorFetcher(FetcherInterface):
     """Gives the updater, in its thread, the files below `METADATA_URL` and `TARGETS_URL`."""
 
-    def __init__(self, origins: OriginClient, at: Places, besides: frozenset[str]) -> None:
-        """Ask all mirrors but `besides`, where `at` says that metadata and targets are."""
+    def __init__(self, source: Source, at: Places, besides: frozenset[str]) -> None:
+        """Ask all mirrors of `source` but `besides`, where `at` says that metadata and targets are."""
         self.failure: OriginError | None = None  # why the last file did not come
         self.mirror: str | None = None  # who gave the last file
         self.path = "metadata"  # of the last file
-        self._origins = origins
+        self.source = source
         self._metadata, self._targets = at.metadata, at.targets
         self._besides = besides  # mirrors that are not to be asked
         self._newest: str | None = None  # who gave the timestamp, and so will have what it names
@@ -85,27 +108,27 @@ class MirrorFetcher(FetcherInterface):
         return iter([given.content])
 
     async def _give(self, url: str) -> Given:
-        origins, besides = self._origins, self._besides
+        source, besides = self.source, self._besides
         if not url.startswith(METADATA_URL):
             target = url.removeprefix(TARGETS_URL)  # the updater leaves a target's name as it is
             segments = (*self._targets, *target.split("/"))
             self.path = "/".join(segments)
-            return await origins.given(segments, _MOST_TARGET, besides, first=self._newest)
+            return await source.given(segments, _MOST_TARGET, besides, first=self._newest)
         name = unquote(url.removeprefix(METADATA_URL))
         segments = (*self._metadata, name)  # a role's name may have a `/` in it
         self.path = "/".join(segments)
         most = _MOST.get(re.sub(r"^\d+\.|\.json$", "", name), CONFIG.targets_max_length)
         if re.fullmatch(r"\d+\.root\.json", name):
-            return (await origins.everywhere(segments, most, besides))[0]
+            return (await source.everywhere(segments, most, besides))[0]
         if name == "timestamp.json":
-            all_given = await origins.everywhere(segments, most, besides)
+            all_given = await source.everywhere(segments, most, besides)
             given = max(all_given, key=_version)
             for each in all_given:
                 if _version(each) < 0 <= _version(given):
-                    origins.set_aside(each.mirror, f"sends a {self.path} that is not TUF metadata (a login page?)")
+                    source.set_aside(each.mirror, f"sends a {self.path} that is not TUF metadata (a login page?)")
             self._newest = given.mirror
             return given
-        return await origins.given(segments, most, besides, first=self._newest)
+        return await source.given(segments, most, besides, first=self._newest)
 
 
 def _version(given: Given) -> int:

@@ -38,11 +38,10 @@ from edgeshare import RELEASED, trusted
 from edgeshare.errors import LibraryError, ManifestError, OriginError, TrustError
 from edgeshare.freshness import Freshness, Held, judge
 from edgeshare.manifest import MAX_MANIFEST, CatalogueManifest, read_catalogue
-from edgeshare.origin.client import OriginClient
 from edgeshare.publishers import Publishers
 from edgeshare.refusals import LIES, MetadataRefused, Refusal, RefusalNote, explain
 from edgeshare.signing import PublicKey
-from edgeshare.sources import CONFIG, METADATA_URL, TARGETS_URL, MirrorFetcher, Places
+from edgeshare.sources import CONFIG, METADATA_URL, TARGETS_URL, MirrorFetcher, Places, Source
 from edgeshare.targets import lesson_keys, publishers, target_path
 
 REFRESH_S = 120.0  # for a whole refresh: a server that drips a byte a second must not hold the node for ever
@@ -161,7 +160,7 @@ class Trust:
         self,
         folder: Path,
         root: bytes | None,
-        origins: OriginClient,
+        origins: Source,
         *,
         refresh_s: float = REFRESH_S,
         floor: datetime = RELEASED,
@@ -203,8 +202,18 @@ class Trust:
             LibraryError: the metadata cannot be written.
         """
         with self._in_time():
-            first = await self._verified(partial(self._found, catalogues))
+            first = await self._verified(partial(self._found, catalogues), self._origins)
             return await self._mended(first)
+
+    async def refresh_from(self, bundle: Source, catalogues: tuple[str, ...]) -> Refreshed:
+        """As `refresh`, with a bundle in place of the origins; the rules are the same, and it is believed as little.
+
+        Raises:
+            OriginError, TrustError, LibraryError: as `refresh`.
+        """
+        with self._in_time():
+            found = await self._verified(partial(self._found, catalogues), bundle)
+        return _refreshed(found, found.catalogues, found.refused, found.failed)
 
     async def verified(self, use: Callable[[Newest], _T]) -> _T:
         """What `use` makes, in a thread, of the repository's newest metadata; it lets out what `Newest` raises.
@@ -213,7 +222,7 @@ class Trust:
             OriginError, TrustError, LibraryError: as `refresh`.
         """
         with self._in_time():
-            return await self._verified(use)
+            return await self._verified(use, self._origins)
 
     def freshness(self) -> Freshness:
         """What the metadata that was accepted last is worth now."""
@@ -233,18 +242,18 @@ class Trust:
             self._note(Refusal.TOO_SLOW, what)
             raise OriginError(what) from error
 
-    async def _verified(self, use: Callable[[Newest], _T], besides: frozenset[str] = frozenset()) -> _T:
+    async def _verified(self, use: Callable[[Newest], _T], source: Source, besides: frozenset[str] = frozenset()) -> _T:
         refused: MetadataRefused | None = None
         suspects: dict[str, MetadataRefused] = {}  # mirrors that sent what no honest one sends, if others do better
         while True:
-            fetcher = MirrorFetcher(self._origins, self._at, besides)
+            fetcher = MirrorFetcher(source, self._at, besides)
             try:
                 # Cancelling reaches the thread: what it asks of the client is cancelled, and all that it asks after.
                 found = await trio.to_thread.run_sync(self._use_newest, use, fetcher, limiter=self._turn)
             except MetadataRefused as error:
                 refused = error
                 self._note(error.refusal, str(error))
-                if fetcher.mirror is None or (besides := besides | {fetcher.mirror}) >= self._origins.mirrors:
+                if fetcher.mirror is None or (besides := besides | {fetcher.mirror}) >= source.mirrors:
                     raise
                 if error.refusal in LIES:
                     suspects[fetcher.mirror] = error
@@ -255,7 +264,7 @@ class Trust:
                 raise
             else:
                 for mirror, lie in suspects.items():
-                    self._origins.set_aside(mirror, f"sends a {lie.path} that is refused, {lie.reason}")
+                    source.set_aside(mirror, f"sends a {lie.path} that is refused, {lie.reason}")
                 return found
 
     async def _mended(self, first: _Round) -> Refreshed:
@@ -276,7 +285,7 @@ class Trust:
                 self._hopeless |= dict.fromkeys(names, snapshot)
                 break
             try:
-                better = await self._verified(partial(self._found, tuple(names)), besides)
+                better = await self._verified(partial(self._found, tuple(names)), self._origins, besides)
             except (OriginError, TrustError):
                 break  # nobody else answers as he should; those who did have given all else
             for name in better.catalogues:
@@ -294,12 +303,7 @@ class Trust:
         self._hopeless = {name: version for name, version in self._hopeless.items() if name in failed}
         kept = {hashlib.sha256(each.raw).hexdigest() for each in catalogues.values()}
         self._raws = {digest: raw for digest, raw in self._raws.items() if digest in kept}
-        return Refreshed(
-            catalogues=catalogues,
-            unpublished=first.unpublished,
-            refused=refused | {name: each.reason for name, each in failed.items()},
-            publishers=first.publishers,
-        )
+        return _refreshed(first, catalogues, refused, failed)
 
     def _use_newest(self, use: Callable[[Newest], _T], fetcher: MirrorFetcher) -> _T:
         before = self._held
@@ -318,7 +322,7 @@ class Trust:
             self._require_fresh(fetcher)
             found = use(Newest(updater, fetcher, self._folder))
             self._held = trusted.held(self._folder)  # with the publishers' roles
-            self._save(before)
+            self._save(before, fetcher.source)
         except DownloadHTTPError as error:
             if fetcher.path.endswith("/timestamp.json"):
                 raise OriginError(f"metadata is missing, {error}", hint="is it a repository?") from error
@@ -342,12 +346,14 @@ class Trust:
             reason = f"it expired on {fresh.expires:%Y-%m-%d}, and this machine's clock is behind"
             raise MetadataRefused(Refusal.EXPIRED, fetcher.who, f"the {fresh.role} metadata", reason)
 
-    def _save(self, before: Held | None) -> None:
-        self._refreshed = self._now()
-        age = abs(self._refreshed - self._saved_at) if self._saved_at else None
+    def _save(self, before: Held | None, source: Source) -> None:
+        now = self._now()
+        if source is self._origins:  # of a bundle, however new, the origin knows nothing
+            self._refreshed = now
+        age = abs(now - self._saved_at) if self._saved_at else None
         if self._held != before or age is None or age > _SAVE_EVERY:
             trusted.save(self._folder, self._refreshed)
-            self._saved_at = self._refreshed
+            self._saved_at = now
 
     def _found(self, catalogues: tuple[str, ...], newest: Newest) -> _Round:
         """What is vouched for; what is wrong with one catalogue does not touch the others."""
@@ -397,6 +403,18 @@ class Trust:
     def _unwritable(self, error: OSError) -> LibraryError:
         what = f"the trusted metadata in {self._folder} cannot be written ({error.strerror})"
         return LibraryError(what, hint="is the disk full or read-only?")
+
+
+def _refreshed(
+    first: _Round, catalogues: Mapping[str, Vouched], refused: Mapping[str, str], failed: Mapping[str, _Failure]
+) -> Refreshed:
+    """What a refresh found, when it has asked all that it may."""
+    return Refreshed(
+        catalogues=catalogues,
+        unpublished=first.unpublished,
+        refused={**refused, **{name: each.reason for name, each in failed.items()}},
+        publishers=first.publishers,
+    )
 
 
 def check_root(raw: bytes) -> None:

@@ -15,11 +15,11 @@ from typing import Any
 import attrs
 import msgpack
 from tuf.api.exceptions import RepositoryError
-from tuf.api.metadata import Metadata, Root, Timestamp
+from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 
 from edgeshare.freshness import Held
 from edgeshare.library.content import put
-from edgeshare.targets import issued
+from edgeshare.targets import hashed_target, issued
 
 TOP_ROLES = ("root", "timestamp", "snapshot", "targets")
 _COPY = "trusted.msgpack"
@@ -32,6 +32,50 @@ class Saved:
 
     files: Mapping[str, bytes]  # by their path in the folder
     refreshed: datetime | None  # when the origin was heard last
+
+
+@attrs.frozen(kw_only=True)
+class Published:
+    """The trusted metadata as a repository publishes it, to be handed on."""
+
+    files: Mapping[str, bytes]  # by their names below `metadata/`, every root from the first on
+    version: int  # of the timestamp
+    role: str  # whose metadata expires first
+    expires: datetime  # and when
+    targets: Mapping[str, str]  # where each target's file is below `targets/`, by its path
+
+
+def published(copy: Saved) -> Published | None:
+    """What the copy holds, for others; None when it is not whole."""
+    read = {path: known for path, raw in copy.files.items() if (known := _parsed(raw)) is not None}
+    history = {known.signed.version: path for path, known in read.items() if path.startswith("root_history/")}
+    roots = _chain({version: read[path] for version, path in history.items()})
+    timestamp, snapshot = (read.get(f"{role}.json") for role in ("timestamp", "snapshot"))
+    if not roots or timestamp is None or snapshot is None or not isinstance(snapshot.signed, Snapshot):
+        return None
+    files = {f"{root.signed.version}.root.json": copy.files[history[root.signed.version]] for root in roots}
+    files |= {"timestamp.json": copy.files["timestamp.json"]}
+    files |= {f"{snapshot.signed.version}.snapshot.json": copy.files["snapshot.json"]}
+    expiries = {"root": roots[-1].signed.expires}
+    expiries |= {"timestamp": timestamp.signed.expires, "snapshot": snapshot.signed.expires}
+    targets: dict[str, str] = {}
+    for name, meta in snapshot.signed.meta.items():
+        known = read.get(name)
+        if known is None or known.signed.version != meta.version or not isinstance(known.signed, Targets):
+            continue  # a publisher's that nobody asked for here
+        files[f"{meta.version}.{name}"] = copy.files[name]
+        expiries[name.removesuffix(".json")] = known.signed.expires
+        targets |= {path: hashed_target(path, target) for path, target in known.signed.targets.items()}
+    role, expires = min(expiries.items(), key=lambda each: each[1])
+    if "targets" not in expiries:
+        return None
+    return Published(files=files, version=timestamp.signed.version, role=role, expires=expires, targets=targets)
+
+
+def timestamp_version(raw: bytes) -> int:
+    """The version that a timestamp claims, nothing of it verified; 0 when it is none."""
+    known = _parsed(raw)
+    return known.signed.version if known and isinstance(known.signed, Timestamp) else 0
 
 
 def held(folder: Path) -> Held | None:
@@ -57,13 +101,14 @@ def saved(folder: Path) -> Saved:
         if whole["format"] != _FORMAT:
             return Saved(files={}, refreshed=None)
         files = {str(path): bytes(raw) for path, raw in whole["files"].items()}
-        return Saved(files=files, refreshed=datetime.fromisoformat(whole["refreshed"]))
+        refreshed = datetime.fromisoformat(whole["refreshed"]) if whole["refreshed"] else None
+        return Saved(files=files, refreshed=refreshed)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return Saved(files={}, refreshed=None)
 
 
-def save(folder: Path, refreshed: datetime) -> None:
-    """Copy what the folder holds, on disk when this returns.
+def save(folder: Path, refreshed: datetime | None) -> None:
+    """Copy what the folder holds, and when the origin was heard last; on disk when this returns.
 
     Raises:
         OSError: it cannot be written; the copy before stands.
@@ -71,7 +116,7 @@ def save(folder: Path, refreshed: datetime) -> None:
     files = {path: (folder / path).read_bytes() for path in _names(folder)}
     put(
         folder / _COPY,
-        msgpack.packb({"format": _FORMAT, "files": files, "refreshed": refreshed.isoformat()}),
+        msgpack.packb({"format": _FORMAT, "files": files, "refreshed": refreshed.isoformat() if refreshed else ""}),
     )
 
 
@@ -96,15 +141,25 @@ def _newest_root(folder: Path) -> Metadata[Any] | None:
     While the updater works its link may lead to an earlier root, or be gone; and the history may go on with roots of a
     chain that the node has given up.
     """
-    history = {int(path.name.split(".")[0]): path for path in folder.glob("root_history/[0-9]*.root.json")}
-    root = _read(folder / "root.json") or (_read(history[min(history)]) if history else None)
-    while root and (following := _read(history.get(root.signed.version + 1, folder / "none"))):
+    paths = folder.glob("root_history/[0-9]*.root.json")
+    history = {known.signed.version: known for path in paths if (known := _read(path)) is not None}
+    if root := _read(folder / "root.json"):
+        history = {version: known for version, known in history.items() if version > root.signed.version}
+        history[root.signed.version] = root
+    chain = _chain(history)
+    return chain[-1] if chain else None
+
+
+def _chain(roots: Mapping[int, Metadata[Any]]) -> list[Metadata[Any]]:
+    """Of `roots`, by version, the first and those that follow one from another."""
+    chain = [roots[min(roots)]] if roots else []
+    while chain and (following := roots.get(chain[-1].signed.version + 1)):
         try:
-            root.signed.verify_delegate(Root.type, following.signed_bytes, following.signatures)
+            chain[-1].signed.verify_delegate(Root.type, following.signed_bytes, following.signatures)
         except (RepositoryError, ValueError):
             break
-        root = following
-    return root
+        chain.append(following)
+    return chain
 
 
 def _names(folder: Path) -> Iterator[str]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from edgeshare import RELEASED
 from edgeshare.admission import Gone
 from edgeshare.catalogue import Edition, read_edition
 from edgeshare.cli.output import library_of, many, print_json
-from edgeshare.errors import LibraryError, ManifestError, TrustError
+from edgeshare.errors import ManifestError, TrustError
 from edgeshare.freshness import Freshness, judge
 from edgeshare.library import content
 from edgeshare.library.index import Index, StoredTorrent
@@ -146,27 +144,11 @@ def _read(file: Path) -> bytes:
     return raw
 
 
-@contextmanager
-def _index(library: Path) -> Iterator[Index]:
-    path = library / "index.sqlite"
-    try:
-        if not path.exists():
-            hint = "run a node first, or name its library with --library or --config"
-            raise LibraryError(f"{library} is not a node's library, so no key is trusted here", hint=hint)
-        index = Index(path)
-        try:
-            yield index
-        finally:
-            index.close()
-    except (OSError, sqlite3.Error) as error:
-        hint = "run this as the user that the daemon runs as"
-        raise LibraryError(f"the library {library} cannot be read ({error})", hint=hint) from error
-
-
 def _known(library: Path) -> _Known:
     from edgeshare import trusted  # TUF starts slowly
+    from edgeshare.bundle.known import index_of
 
-    with _index(library) as index:
+    with index_of(library) as index:
         return _Known(
             catalogues=tuple(_vouching(index)),
             publishers=index.publishers(),

@@ -93,6 +93,20 @@ def assemble(name: str, length: int, files: Iterable[HashedFile], trackers: Sequ
     )
 
 
+def with_layers(info: bytes, layout: Layout, files: Sequence[HashedFile]) -> bytes:
+    """The .torrent of an info dict that was published, with the piece layers of its files, and without trackers.
+
+    `files` are all of the layout's, in its order; their roots were compared.
+
+    Raises:
+        ManifestError: what the info dict says to clients of v1 is of something else.
+    """
+    if b"".join(file.pieces for file in files) != layout.hashes:
+        raise ManifestError("the torrent's v1 and v2 hashes contradict each other", hint="tell the publisher")
+    layers: Any = {file.root: file.layer for file in files if file.root is not None and file.layer}
+    return b"d4:info" + info + b"12:piece layers" + lt.bencode(layers) + b"e"
+
+
 def layout_of(torrent: bytes) -> Layout:
     """The layout in the .torrent file that was made here, read as a node reads it.
 

@@ -572,6 +572,32 @@ PUBLISHERS: dict[str, tuple[str, bytes, dict[str, Any] | None]] = {
 }
 
 
+def bundle(**changes: Any) -> bytes:
+    """A bundle's table of contents."""
+    lessons = [{"id": "maths-6e-fractions", "info_hash": INFO_HASH}, {"id": "maths-6e-nombres", "info_hash": b"n" * 32}]
+    whole = {"format": "edgeshare-bundle/1", "catalogues": ["cned/6e", "cned/6e.teacher"], "lessons": lessons}
+    return pack(whole | changes)
+
+
+BUNDLES: dict[str, tuple[str, bytes, dict[str, Any] | None]] = {
+    "bundle-valid": (
+        "two catalogues and two lessons",
+        bundle(),
+        {
+            "catalogues": ["cned/6e", "cned/6e.teacher"],
+            "lessons": {"maths-6e-fractions": INFO_HASH.hex(), "maths-6e-nombres": (b"n" * 32).hex()},
+        },
+    ),
+    "bundle-valid-empty": ("nothing yet", bundle(catalogues=[], lessons=[]), {"catalogues": [], "lessons": {}}),
+    "bundle-refused-format-2": ("a later format", bundle(format="edgeshare-bundle/2"), None),
+    "bundle-refused-catalogue": ("a catalogue that leads elsewhere", bundle(catalogues=["../cned"]), None),
+    "bundle-refused-id": ("an id that leads elsewhere", bundle(lessons=[{"id": "../a", "info_hash": b"n" * 32}]), None),
+    "bundle-refused-hash": ("an info-hash of 31", bundle(lessons=[{"id": "a", "info_hash": b"n" * 31}]), None),
+    "bundle-refused-hex": ("an info-hash in hex", bundle(lessons=[{"id": "a", "info_hash": "6e" * 32}]), None),
+    "bundle-refused-field": ("no list of lessons", bundle(lessons={}), None),
+}
+
+
 def main(folder: Path) -> None:
     """Write the vectors below `folder`, and `index.json`, which says what to expect of each."""
     index: list[dict[str, Any]] = []
@@ -598,6 +624,10 @@ def main(folder: Path) -> None:
         verdict = {"expect": "valid", **expected} if expected else {"expect": "refused", "because": "manifest"}
         index.append({"file": f"{name}.json", "what": what, **verdict})
         files[f"{name}.json"] = raw
+    for name, (what, raw, expected) in BUNDLES.items():
+        verdict = {"expect": "valid", **expected} if expected else {"expect": "refused", "because": "manifest"}
+        index.append({"file": f"{name}.msgpack", "what": what, **verdict})
+        files[f"{name}.msgpack"] = raw
     whole = {"keys": [TRUSTED, STATE, SMALL], "strangers": [STRANGER], "vectors": index}
     files["index.json"] = json.dumps(whole, ensure_ascii=False, indent=1).encode() + b"\n"
     for path, raw in files.items():

@@ -15,6 +15,7 @@ import libtorrent as lt
 import pytest
 from tuf.api.metadata import Metadata, Targets
 
+from edgeshare.bundle.form import Bundle
 from edgeshare.catalogue import Edition, read_edition
 from edgeshare.errors import EdgeshareError, ManifestError, TrustError
 from edgeshare.hashtree import FileHasher
@@ -155,10 +156,24 @@ def test_what_says_otherwise_who_may_publish_is_refused(vector: dict[str, Any]) 
         said(vector)
 
 
+@pytest.mark.parametrize("vector", vectors("bundle", "valid"), ids=named)
+def test_a_valid_table_of_contents_is_read(vector: dict[str, Any]) -> None:
+    found = Bundle.parse(raw(vector))
+    assert list(found.catalogues) == vector["catalogues"]
+    assert {lesson: content.hex() for lesson, content in found.lessons.items()} == vector["lessons"]
+    assert found.encode() == raw(vector)
+
+
+@pytest.mark.parametrize("vector", vectors("bundle", "refused"), ids=named)
+def test_a_table_of_contents_that_must_be_refused_is(vector: dict[str, Any]) -> None:
+    with pytest.raises(ManifestError):
+        Bundle.parse(raw(vector))
+
+
 def test_there_are_sixty_vectors_and_more_of_every_kind_valid_and_refused() -> None:
     assert len(INDEX["vectors"]) >= 60
     kinds = {(vector["file"].partition("-")[0], vector["expect"]) for vector in INDEX["vectors"]}
-    names = ("lesson", "catalogue", "edition", "torrent", "publishers")
+    names = ("lesson", "catalogue", "edition", "torrent", "publishers", "bundle")
     assert kinds == {(name, expect) for name in names for expect in ("valid", "refused")}
 
 

@@ -1,6 +1,6 @@
 """What is fuzzed: everything that reads bytes which others wrote, how it may refuse them, and what to begin from.
 
-A new parser, of a bundle say, is one more line of `PARSERS`.
+A new parser is one more line of `PARSERS`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import DelegatedRole, Delegations, Metadata, TargetFile, Targets
 
 from edgeshare import control
+from edgeshare.bundle.form import Bundle
 from edgeshare.canonical import unpack
 from edgeshare.catalogue import read_edition
 from edgeshare.errors import LessonError, LibraryError, ManifestError, TrustError
@@ -133,7 +134,7 @@ class _Idle:
     def as_json(self) -> dict[str, Any]:
         return {}
 
-    def lessons(self) -> tuple[()]:
+    def listing(self) -> tuple[()]:
         return ()
 
     def lesson(self, lesson: str) -> None:
@@ -141,6 +142,9 @@ class _Idle:
 
     async def want(self, lesson: str) -> None:
         pass
+
+    async def take_in(self) -> tuple[()]:
+        return ()
 
 
 _IDLE: Any = _Idle()
@@ -198,15 +202,21 @@ PARSERS = {
     "manifest": Parser(_file, (ManifestError, TrustError), lambda: _vectors("*.manifest")),
     "fields": Parser(_fields, (ManifestError,), _signed),
     "edition": Parser(
-        lambda raw: read_edition(raw, "cned/6e", 4, _KEYS), (ManifestError,), lambda: _vectors("*.msgpack")
+        lambda raw: read_edition(raw, "cned/6e", 4, _KEYS), (ManifestError,), lambda: _vectors("edition-*.msgpack")
     ),
+    "bundle": Parser(Bundle.parse, (ManifestError,), lambda: _vectors("bundle-*.msgpack")),
     "torrent": Parser(_torrent, (ManifestError,), lambda: _vectors("*.torrent")),
     "info": Parser(lambda raw: read_info(raw, InfoHash(hashlib.sha256(raw).digest())), (ManifestError,), _infos),
     "targets": Parser(_targets, (ManifestError, RepositoryError), _some_targets),
     "control": Parser(
         _message,
         (ManifestError, LibraryError),
-        lambda: [b'{"do": "status"}\n', b'{"do": "lessons", "level": "6e"}\n', b'{"do": "get", "lesson": "a-b"}\n'],
+        lambda: [
+            b'{"do": "status"}\n',
+            b'{"do": "lessons", "level": "6e"}\n',
+            b'{"do": "get", "lesson": "a-b"}\n',
+            b'{"do": "import"}\n',
+        ],
     ),
     "lesson-toml": Parser(_description, (LessonError,), _descriptions),
     "range": Parser(_headers, (), _some_headers),

@@ -13,6 +13,7 @@ from tuf.api.metadata import DelegatedRole, Delegations, Metadata, MetaFile, Tar
 from tuf.api.serialization.json import JSONSerializer
 
 from edgeshare.errors import OriginError
+from edgeshare.origin.client import OriginClient
 from edgeshare.refusals import Refusal
 from edgeshare.trust import Trust
 from tests.support.publisher import CATALOGUE, Folder, Publisher, noise, now
@@ -73,6 +74,7 @@ HOSTILE = [expire, delegate_to_nobody, name_what_nobody_has, name_what_is_huge, 
 
 
 def aside(trust: Trust) -> list[str]:
+    assert isinstance(trust._origins, OriginClient)
     return [state.name for state in trust._origins.states() if state.is_aside]
 
 

@@ -24,7 +24,8 @@ from edgeshare import RELEASED
 from edgeshare.errors import LibraryError, OriginError, TrustError
 from edgeshare.freshness import Clock
 from edgeshare.manifest import MAX_MANIFEST, read_catalogue
-from edgeshare.origin.client import open_origins
+from edgeshare.origin.client import OriginClient, open_origins
+from edgeshare.origin.mirrors import MirrorState
 from edgeshare.publish.keys import signed_file
 from edgeshare.refusals import Refusal
 from edgeshare.targets import hashed_target, lesson_keys, target_path
@@ -549,6 +550,11 @@ async def test_one_mirror_cannot_hide_that_the_root_has_changed(publisher: Publi
         assert trust.versions()["root"] == 2
 
 
+def mirrors_of(trust: Trust) -> tuple[MirrorState, ...]:
+    assert isinstance(trust._origins, OriginClient)
+    return trust._origins.states()
+
+
 async def test_a_mirror_that_lies_is_set_aside_when_another_does_better_and_one_that_lags_is_not(
     publisher: Publisher,
 ) -> None:
@@ -561,7 +567,7 @@ async def test_a_mirror_that_lies_is_set_aside_when_another_does_better_and_one_
     evil.instead = {"metadata/timestamp.json": json.dumps(forged).encode()}
     async with trusting(publisher, old=old, evil=evil, new=new) as trust:
         assert (await trust.refresh((CATALOGUE,))).catalogues[CATALOGUE].manifest.edition == 2
-        aside = {state.name: state.reason for state in trust._origins.states() if state.is_aside}
+        aside = {state.name: state.reason for state in mirrors_of(trust) if state.is_aside}
         assert list(aside) == ["http://evil/"]
         assert aside["http://evil/"] is not None
         assert aside["http://evil/"].startswith("sends a metadata/timestamp.json that is refused, too few of the keys")
@@ -579,7 +585,7 @@ async def test_mirrors_are_not_blamed_for_what_a_publisher_signed_wrongly(publis
     async with trusting(publisher, one=one, two=two) as trust:
         refreshed = await trust.refresh((CATALOGUE,))
         assert refreshed.refused[CATALOGUE].startswith("metadata/2.cned.json is refused, too few of the keys")
-        assert not any(state.is_aside for state in trust._origins.states())
+        assert not any(state.is_aside for state in mirrors_of(trust))
 
 
 async def test_what_the_targets_role_says_in_another_form_is_refused_whole(publisher: Publisher) -> None:
