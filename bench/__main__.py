@@ -2,9 +2,9 @@
 
 import sys
 
-from bench import publish, ready, trust
+from bench import publish, ready, scale, trust
 
-BENCHES = {"publish": publish.main, "ready": ready.main, "trust": trust.main}
+BENCHES = {"publish": publish.main, "ready": ready.main, "scale": scale.main, "trust": trust.main}
 
 for wanted in sys.argv[1:] or list(BENCHES):
     print(f"{wanted}:", file=sys.stderr)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any, Final
 from urllib.parse import parse_qs
@@ -12,13 +13,14 @@ import trio
 
 from edgeshare.errors import ManifestError
 from edgeshare.httpd.messages import Request, Response, StreamBody
-from edgeshare.manifest import LessonId, lesson_id
+from edgeshare.manifest import LessonId, LessonManifest, lesson_id
 from edgeshare.shim.guards import Headers, of_our_own
 from edgeshare.shim.problems import Problem, Trouble
 from edgeshare.view import LessonView, Node
 
 ROOT: Final = "/api/"
 KEEP_ALIVE_S: Final = 15.0  # proxies cut what is silent for 30 to 60 s
+_PORTION: Final = 100  # lessons that are looked at while everybody else waits: 2 ms
 RECONNECT_MS: Final = 3000  # a page is fresh again within 10 s of a restart of the node
 
 _HEADERS: Final[Headers] = (*of_our_own(), ("cache-control", "no-store"))
@@ -32,14 +34,15 @@ def answer(node: Node, request: Request) -> Response:
     """
     match request.path.split("/")[2:]:
         case ["v1", "lessons"]:
-            return _json(200, [lesson.as_json() for lesson in _of_level(node, request.query)])
+            kind = ("content-type", "application/json")
+            return Response(200, (*_HEADERS, kind), StreamBody(aclosing(_listed(node, _asked(node, request))), None))
         case ["v1", "lessons", name]:
             return _json(200, known_lesson(node, name).as_json())
         case ["v1", "status"]:
             return _json(200, node.status().as_json())
         case ["v1", "events"]:
             kind = ("content-type", "text/event-stream; charset=utf-8")
-            return Response(200, (*_HEADERS, kind), StreamBody(_events(node), None))
+            return Response(200, (*_HEADERS, kind), StreamBody(_events(node, _named(request)), None))
     raise Problem(Trouble.NO_PAGE)
 
 
@@ -66,17 +69,49 @@ def refusal(problem: Problem) -> Response:
     return Response(response.status, (*response.headers, ("retry-after", str(problem.retry_after_s))), response.body)
 
 
-def _of_level(node: Node, query: str) -> list[LessonView]:
+def _fields(request: Request) -> Mapping[str, list[str]]:
     try:
-        levels = parse_qs(query, max_num_fields=20).get("level", [])
+        return parse_qs(request.query, max_num_fields=20)
     except ValueError:
-        levels = []
-    return [lesson for lesson in node.lessons() if not levels or set(levels) & set(lesson.manifest.levels)]
+        return {}
+
+
+def _asked(node: Node, request: Request) -> Sequence[LessonManifest]:
+    """The lessons that are asked for: all of them, of the `level`s, and `limit` of these from `offset` on."""
+    fields = _fields(request)
+    listing: Sequence[LessonManifest] = node.listing()
+    if levels := set(fields.get("level", [])):
+        listing = [manifest for manifest in listing if not levels.isdisjoint(manifest.levels)]
+    offset, limit = (_number(fields.get(name)) for name in ("offset", "limit"))
+    start = offset or 0
+    return listing[start:] if limit is None else listing[start : start + limit]
+
+
+def _number(values: list[str] | None) -> int | None:
+    return int(values[0]) if values and re.fullmatch("[0-9]{1,9}", values[0]) else None
+
+
+def _named(request: Request) -> frozenset[LessonId] | None:
+    """The lessons that a page shows, and wants to hear of; None when it wants to hear of all."""
+    named = _fields(request).get("lessons")
+    return frozenset(map(LessonId, named[0].split(","))) if named else None
+
+
+async def _listed(node: Node, manifests: Sequence[LessonManifest]) -> AsyncGenerator[bytes, None]:
+    """A JSON list of lessons, made while it is sent: readers of files do not wait for 50,000 of them."""
+    before = b"["
+    for start in range(0, len(manifests), _PORTION):
+        views = map(node.lesson, (manifest.id for manifest in manifests[start : start + _PORTION]))
+        if portion := b",".join(_compact(view.as_json()) for view in views if view is not None):
+            yield before + portion
+            before = b","
+        await trio.lowlevel.checkpoint()
+    yield b"[]" if before == b"[" else b"]"
 
 
 @asynccontextmanager
-async def _events(node: Node) -> AsyncIterator[AsyncGenerator[bytes, None]]:
-    """The events of one page, while the context lasts."""
+async def _events(node: Node, named: frozenset[LessonId] | None) -> AsyncIterator[AsyncGenerator[bytes, None]]:
+    """The events of one page, of all lessons or of those that it `named`, while the context lasts."""
     ring, bell = trio.open_memory_channel[None](1)  # changes that one event tells need one ring
 
     async def listen(*, task_status: trio.TaskStatus[None]) -> None:
@@ -88,17 +123,19 @@ async def _events(node: Node) -> AsyncIterator[AsyncGenerator[bytes, None]]:
 
     async with trio.open_nursery() as nursery:
         await nursery.start(listen)
-        async with aclosing(_told(node, bell)) as events:
+        async with aclosing(_told(node, named, bell)) as events:
             yield events
         nursery.cancel_scope.cancel()
 
 
-async def _told(node: Node, bell: trio.MemoryReceiveChannel[None]) -> AsyncGenerator[bytes, None]:
+async def _told(
+    node: Node, named: frozenset[LessonId] | None, bell: trio.MemoryReceiveChannel[None]
+) -> AsyncGenerator[bytes, None]:
     """All lessons at first, then at each change those that differ, maybe none, from what this page was told."""
     told: dict[LessonId, dict[str, Any]] = {}
     yield f"retry: {RECONNECT_MS}\n\n".encode()
     while True:
-        now = _progress(node, told)
+        now = await _progress(node, named, told)
         news = [state for lesson, state in now.items() if state != told.get(lesson)]
         told = now
         yield b"event: lessons\ndata: " + _compact(news) + b"\n\n"
@@ -113,20 +150,23 @@ async def _rings(bell: trio.MemoryReceiveChannel[None]) -> bool:
     return False
 
 
-def _progress(node: Node, told: Mapping[LessonId, object]) -> dict[LessonId, dict[str, Any]]:
-    views = {view.manifest.id: view for view in node.lessons()}
-    for lesson in told.keys() - views.keys():  # withdrawn ones are no longer among the others
-        if (gone := node.lesson(lesson)) is not None:
-            views[lesson] = gone
-    return {
-        lesson: {
-            "id": lesson,
-            "state": view.state.value,
-            "bytes_have": view.bytes_have,
-            "size": view.manifest.size,
-        }
-        for lesson, view in views.items()
-    }
+async def _progress(
+    node: Node, named: frozenset[LessonId] | None, told: Mapping[LessonId, object]
+) -> dict[LessonId, dict[str, Any]]:
+    """Where lessons stand; those that were told of once even when they are withdrawn, and not among the others."""
+    wanted = named if named is not None else {manifest.id for manifest in node.listing()} | told.keys()
+    found: dict[LessonId, dict[str, Any]] = {}
+    for number, lesson in enumerate(wanted, 1):
+        if (view := node.lesson(lesson)) is not None:
+            found[lesson] = {
+                "id": lesson,
+                "state": view.state.value,
+                "bytes_have": view.bytes_have,
+                "size": view.manifest.size,
+            }
+        if not number % _PORTION:
+            await trio.lowlevel.checkpoint()
+    return found
 
 
 def _json(status: int, value: object) -> Response:

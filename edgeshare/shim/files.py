@@ -22,6 +22,7 @@ from edgeshare.httpd import ranges
 from edgeshare.httpd.media import UNKNOWN, media_type
 from edgeshare.httpd.messages import FileBody, Request, Response, StreamBody
 from edgeshare.layout import FileEntry
+from edgeshare.library.eviction import QuotaError
 from edgeshare.shim.guards import Headers
 from edgeshare.shim.problems import Problem, Trouble
 from edgeshare.view import LessonView, Node, OpenLesson, State
@@ -129,4 +130,6 @@ def _lost(node: Node, view: LessonView, error: EdgeshareError) -> Problem:
     if now.state is State.WITHDRAWN:
         return Problem(Trouble.WITHDRAWN, now)
     logger.warning("a lesson could not be opened: %s", error)
+    if isinstance(error, QuotaError):
+        return Problem(Trouble.NO_ROOM, now)
     return Problem(Trouble.UNAVAILABLE, now, retry_after_s=LATER_S)

@@ -7,7 +7,7 @@ written as the reader's language writes them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from functools import partial
 from importlib.resources import files
@@ -25,7 +25,8 @@ from edgeshare.shim import shelves
 from edgeshare.shim.guards import source_of
 from edgeshare.shim.language import LANGUAGES, Language
 from edgeshare.shim.problems import Problem
-from edgeshare.view import LessonView, NodeStatus, State
+from edgeshare.shim.register import Register
+from edgeshare.view import LessonView, Obstacle, Standing, State
 from edgeshare.vocabulary import Vocabulary
 
 if TYPE_CHECKING:  # Babel and Jinja2 are imported when the shim starts: 60 ms that no command line should pay
@@ -68,34 +69,42 @@ class Pages:
     def catalogue(
         self,
         reader: Reader,
-        lessons: tuple[LessonView, ...],
-        status: NodeStatus,
+        register: Register,
+        view: Callable[[LessonId], LessonView | None],
+        status: Standing,
         wish: shelves.Wish,
         now: datetime,
     ) -> bytes:
-        """The page of all lessons, or of those that answer `wish`."""
+        """The page of all lessons, or of those that answer `wish`; `view` tells where one of them stands."""
+
+        def views(manifests: Iterable[LessonManifest]) -> tuple[LessonView, ...]:
+            return tuple(seen for manifest in manifests if (seen := view(manifest.id)) is not None)
+
         language, vocabulary = reader.language, self._vocabulary
-        own = [lesson.manifest for lesson in lessons if lesson.manifest.role == wish.role]
-        levels = {level for manifest in own for level in manifest.levels}
-        subjects = {subject for manifest in own for subject in manifest.subjects}
-        found = shelves.matching(lessons, wish, vocabulary, language)
+        part, found = register.part(wish.role), register.matching(wish, language)
+        last_page = max(1, -(-len(found) // shelves.MOST_SHOWN))
+        wish = attrs.evolve(wish, page=min(wish.page, last_page))
+        first = (wish.page - 1) * shelves.MOST_SHOWN
+        shown = found[first : first + shelves.MOST_SHOWN]
         today = now.astimezone().date()
-        issued = [catalogue.issued for catalogue in status.catalogues if catalogue.issued is not None]
+        is_front = wish.is_open and wish.page == 1
         return self._page(
             "catalogue.html",
             reader,
             wish=wish,
             status=status,
             now=now,
-            issued=max(issued, default=None),
-            levels=shelves.level_choices(levels, vocabulary, language),
-            subjects=shelves.subject_choices(subjects, vocabulary, language),
+            levels=shelves.level_choices(part.levels, vocabulary, language),
+            subjects=shelves.subject_choices(part.subjects, vocabulary, language),
             found=len(found),
-            shown=min(len(found), shelves.MOST_SHOWN),
-            shelves=shelves.shelves(found[: shelves.MOST_SHOWN], wish, vocabulary, language),
-            today=shelves.needed_on(found, today) if wish.is_open else (),
-            this_week=shelves.needed_this_week(found, today) if wish.is_open else (),
-            others=sum(lesson.manifest.role != wish.role for lesson in lessons),
+            first=first + 1,
+            last=first + len(shown),
+            before=wish.url(wish.page - 1) if wish.page > 1 else None,
+            after=wish.url(wish.page + 1) if wish.page < last_page else None,
+            shelves=shelves.shelves(views(shown), wish, vocabulary, language),
+            today=views(shelves.needed_on(part.timed, today)) if is_front else (),
+            this_week=views(shelves.needed_this_week(part.timed, today)) if is_front else (),
+            others=len(register.listing) - len(part.lessons),
         )
 
     def lesson(self, reader: Reader, lesson: LessonView) -> bytes:
@@ -112,7 +121,7 @@ class Pages:
 
     def _page(self, template: str, reader: Reader, **values: object) -> bytes:
         page = self._environments[reader.language].get_template(template)
-        known = {"State": State, "Clock": Clock, "KEY_REVOKED": KEY_REVOKED}
+        known = {"State": State, "Obstacle": Obstacle, "Clock": Clock, "KEY_REVOKED": KEY_REVOKED}
         return page.render({"home": "", **known, **values}, reader=reader).encode()
 
 
@@ -151,6 +160,7 @@ def _environment(
         "subject": partial(vocabulary.subject_label, language=language),
         "share": partial(_share, language=language),
         "day": partial(_day, language=language),
+        "moment": partial(_moment, language=language),
         "age": partial(_age, language=language),
         "language_name": partial(_language_name, language=language),
         "foreign": partial(_foreign, language=language),
@@ -185,6 +195,12 @@ def _share(lesson: LessonView, language: Language) -> str:
     from babel.numbers import format_percent
 
     return format_percent(math.floor(lesson.share * 100) / 100, locale=language)  # 100 % only when all is here
+
+
+def _moment(moment: datetime, language: Language) -> str:
+    from babel.dates import format_time
+
+    return f"{_day(moment, language)} {format_time(moment.astimezone(), 'short', locale=language)}"
 
 
 def _day(moment: datetime, language: Language) -> str:

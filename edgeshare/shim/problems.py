@@ -15,6 +15,7 @@ class Trouble(enum.Enum):
     NO_FILE = "no such file in the lesson"
     WITHDRAWN = "the lesson was withdrawn"
     ON_ITS_WAY = "the lesson is on its way"
+    NO_ROOM = "there is no room for the lesson on this node"
     UNAVAILABLE = "the lesson cannot be fetched now"
     BROKEN = "the node made a mistake"
 
@@ -30,6 +31,7 @@ _STATUS = {
     Trouble.NO_FILE: 404,
     Trouble.WITHDRAWN: 410,
     Trouble.ON_ITS_WAY: 503,
+    Trouble.NO_ROOM: 507,  # RFC 4918 §11.5
     Trouble.UNAVAILABLE: 503,
     Trouble.BROKEN: 500,
 }

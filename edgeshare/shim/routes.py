@@ -12,10 +12,12 @@ import logging
 import socket
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from functools import partial
 from importlib.resources import files
-from typing import Final
+from typing import Final, TypeVar
 
 import attrs
+import trio
 
 from edgeshare.config import ShimConfig
 from edgeshare.httpd import ranges
@@ -26,9 +28,10 @@ from edgeshare.shim import api, guards, hosts
 from edgeshare.shim.api import known_lesson
 from edgeshare.shim.files import file_response
 from edgeshare.shim.guards import Headers
-from edgeshare.shim.language import preferred
+from edgeshare.shim.language import Language, preferred
 from edgeshare.shim.pages import Pages, Reader, url_path
 from edgeshare.shim.problems import Problem, Trouble
+from edgeshare.shim.register import Register
 from edgeshare.shim.shelves import Wish
 from edgeshare.view import LessonView, Node, State
 from edgeshare.vocabulary import Vocabulary
@@ -38,6 +41,9 @@ Handler = Callable[[Request], Awaitable[Response]]
 STATIC: Final = ("edgeshare.css", "edgeshare.js", "icon.svg")
 
 _NAMES_TOLD = 16  # a scanner may try thousands
+_IN_A_THREAD = 1000  # lessons, which are sorted out in some 10 ms
+
+_T = TypeVar("_T")
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +102,9 @@ class _Shim:
         self._static = {name: _static_file(name) for name in STATIC}
         style = self._static["edgeshare.css"].content.decode()
         self._pages = Pages(vocabulary, self._static_url, style)
+        self._vocabulary = vocabulary
+        self._register = Register((), vocabulary)
+        self._registering = trio.Lock()
 
     async def answer(self, request: Request) -> Response:
         """The response to one request that the server has let in."""
@@ -152,8 +161,7 @@ class _Shim:
             return api.answer(self._node, request)
         match request.path.split("/")[1:]:
             case [""]:
-                lessons, status, wish = self._node.lessons(), self._node.status(), Wish.parse(request.query)
-                return _page(reader, self._pages.catalogue(reader, lessons, status, wish, self._now()))
+                return await self._catalogue(request, reader)
             case ["l", name]:
                 return _page(reader, self._pages.lesson(reader, _readable(known_lesson(self._node, name))))
             case ["accessibilite"]:
@@ -167,6 +175,23 @@ class _Shim:
             case ["favicon.ico"]:
                 return self._static_response(request, "icon.svg")
         raise Problem(Trouble.NO_PAGE)
+
+    async def _catalogue(self, request: Request, reader: Reader) -> Response:
+        wish = Wish.parse(request.query)
+        register = await self._registered(wish, reader.language)
+        node = self._node
+        return _page(reader, self._pages.catalogue(reader, register, node.lesson, node.standing(), wish, self._now()))
+
+    async def _registered(self, wish: Wish, language: Language) -> Register:
+        """What is listed now, ready for such a wish; with thousands of lessons other readers are served meanwhile."""
+        async with self._registering:
+            listing, register = self._node.listing(), self._register
+            if register.listing is not listing:
+                register = await _beside(len(listing), partial(Register, listing, self._vocabulary))
+                self._register = register
+            if not register.knows_words(wish, language):
+                await _beside(len(listing), partial(register.learn_words, wish, language))
+            return register
 
     def _metrics(self, request: Request, reader: Reader) -> Response:
         from edgeshare.shim import metrics  # its library takes 50 ms, which a node that nobody scrapes never pays
@@ -222,6 +247,11 @@ class _Shim:
 
 
 _PLAIN: Final[Headers] = (*guards.of_our_own(), ("content-type", "text/plain; charset=utf-8"))
+
+
+async def _beside(lessons: int, step: Callable[[], _T]) -> _T:
+    """What `step` gives; where it may take longer than readers should wait for one another, from a thread."""
+    return step() if lessons < _IN_A_THREAD else await trio.to_thread.run_sync(step)
 
 
 def _page(reader: Reader, content: bytes) -> Response:

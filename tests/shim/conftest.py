@@ -19,10 +19,13 @@ from edgeshare.errors import LibraryError
 from edgeshare.freshness import Freshness
 from edgeshare.httpd.messages import FileBody, Request, Response, StreamBody, checked
 from edgeshare.layout import FileEntry, Piece
+from edgeshare.library.eviction import QuotaError, Space
+from edgeshare.library.room import AT_EASE, Disk
+from edgeshare.limits import UNLIMITED, Limits
 from edgeshare.manifest import InfoHash, LessonId, LessonManifest
 from edgeshare.refusals import RefusalNote
 from edgeshare.shim.routes import Handler, shim
-from edgeshare.view import CatalogueView, LessonView, MirrorView, NodeStatus, OpenLesson, State
+from edgeshare.view import Arrival, CatalogueView, LessonView, MirrorView, Need, NodeStatus, OpenLesson, Standing, State
 from edgeshare.vocabulary import built_in
 
 NOW = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)  # a Monday
@@ -65,8 +68,12 @@ class NodeInMemory:
     views: dict[LessonId, LessonView] = attrs.field(factory=dict)
     contents: dict[LessonId, Content] = attrs.field(factory=dict)
     trouble: str | None = None
+    needs: tuple[Need, ...] = ()
+    space: Space | None = None  # what is left for more lessons, when it is too little
+    disk: Disk = AT_EASE
     origin_bytes: dict[str, int] = attrs.field(factory=lambda: {"alone": 7})
     mirrors: tuple[MirrorView, ...] = ()
+    limits: Limits = UNLIMITED
     freshness: Freshness = FRESH
     warning: str | None = None
     refusals: tuple[RefusalNote, ...] = ()
@@ -100,8 +107,21 @@ class NodeInMemory:
     def lessons(self) -> tuple[LessonView, ...]:
         return tuple(view for view in self.views.values() if view.state is not State.WITHDRAWN)
 
+    def listing(self) -> tuple[LessonManifest, ...]:
+        return tuple(view.manifest for view in self.lessons())
+
     def lesson(self, lesson: LessonId) -> LessonView | None:
         return self.views.get(lesson)
+
+    def standing(self) -> Standing:
+        status = self.status()
+        return Standing(
+            freshness=self.freshness,
+            trouble=self.trouble,
+            issued=self.issued,
+            disk=status.disk,
+            needs=self.needs,
+        )
 
     def status(self) -> NodeStatus:
         catalogue = CatalogueView(
@@ -117,22 +137,39 @@ class NodeInMemory:
             refusals=self.refusals,
             refused=Counter(note.refusal for note in self.refusals),
             trouble=self.trouble,
+            disk=self.disk,
             origin_bytes=self.origin_bytes,
             peer_bytes=5,
             uploaded_bytes=3,
             peers=2,
             free_bytes=10**9,
+            quota=20 * 2**30,
+            used_bytes=2**30,
+            needs=self.needs,
             mirrors=self.mirrors,
+            limits=self.limits,
+            outside_bytes=7,
         )
 
     async def want(self, lesson: LessonId) -> None:
         raise NotImplementedError  # the shim only reads
+
+    async def pin(self, lesson: LessonId) -> None:
+        raise NotImplementedError
+
+    async def unpin(self, lesson: LessonId) -> None:
+        raise NotImplementedError
+
+    async def take_in(self) -> tuple[Arrival, ...]:
+        raise NotImplementedError
 
     @asynccontextmanager
     async def _read(self, lesson: LessonId) -> AsyncIterator[OpenLesson]:
         self.was_read[lesson] += 1
         self.reads[lesson] += 1
         try:
+            if self.space is not None and lesson not in self.contents:
+                raise QuotaError(lesson, self.views[lesson].manifest.size, self.space)
             while lesson not in self.contents:
                 if self.views[lesson].state is State.FAILED:
                     raise LibraryError("no room", hint="raise the quota")

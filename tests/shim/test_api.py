@@ -12,6 +12,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from edgeshare.httpd.messages import Response, StreamBody
 from edgeshare.manifest import LessonId
 from edgeshare.view import State
+from tests.shim.conftest import bytes_of, manifest
 
 if TYPE_CHECKING:
     from tests.shim.conftest import Browser, NodeInMemory
@@ -22,13 +23,12 @@ PROGRESS = {"id", "state", "bytes_have", "size"}
 async def told(browser: Browser, target: str, **more: Any) -> Any:
     response = await browser.get(target, **more)
     assert dict(response.headers)["content-type"] == "application/json"
-    assert isinstance(response.body, bytes)
-    return json.loads(response.body)
+    return json.loads(await bytes_of(response))
 
 
 @asynccontextmanager
-async def events(browser: Browser) -> AsyncIterator[AsyncIterator[bytes]]:
-    response = await browser.get("/api/v1/events")
+async def events(browser: Browser, query: str = "") -> AsyncIterator[AsyncIterator[bytes]]:
+    response = await browser.get(f"/api/v1/events{query}")
     assert response.status == 200
     assert dict(response.headers)["content-type"].startswith("text/event-stream")
     assert isinstance(response.body, StreamBody)
@@ -55,6 +55,27 @@ async def test_the_list_has_every_lesson_that_may_be_shown(browser: Browser, nod
 async def test_the_list_of_a_level_has_its_lessons_only(browser: Browser) -> None:
     assert [lesson["id"] for lesson in await told(browser, "/api/v1/lessons?level=5e")] == ["anglais-5e-school"]
     assert await told(browser, "/api/v1/lessons?level=cp") == []
+
+
+async def test_the_list_is_given_in_portions_too(browser: Browser, node: NodeInMemory) -> None:
+    whole = await told(browser, "/api/v1/lessons")
+    assert len(whole) == 5
+    assert await told(browser, "/api/v1/lessons?limit=2") == whole[:2]
+    assert await told(browser, "/api/v1/lessons?limit=2&offset=3") == whole[3:]
+    assert await told(browser, "/api/v1/lessons?offset=1&level=6e") == whole[1:2] + whole[3:]
+    assert await told(browser, "/api/v1/lessons?offset=9") == []
+    assert await told(browser, "/api/v1/lessons?limit=-1&offset=x") == whole  # what is no number is no wish
+
+
+async def test_a_long_list_keeps_nobody_waiting(browser: Browser, node: NodeInMemory) -> None:
+    for number in range(1000):
+        node.add(manifest(f"many-{number}"), State.LISTED)
+    response = await browser.get("/api/v1/lessons")
+    assert isinstance(response.body, StreamBody)
+    async with response.body.chunks as chunks:
+        sizes = [portion.count(b'"id"') async for portion in chunks]
+    assert sum(sizes) == 1005
+    assert max(sizes) <= 100
 
 
 async def test_a_lesson_has_its_fields(browser: Browser, node: NodeInMemory) -> None:
@@ -105,6 +126,15 @@ async def test_a_page_is_told_what_changes(browser: Browser, node: NodeInMemory)
         assert news == {
             "sciences-6e-eau": {"id": "sciences-6e-eau", "state": "fetching", "bytes_have": 9_000, "size": 10_000}
         }
+        node.alter("sciences-6e-eau", state=State.WITHDRAWN)
+        assert lessons_in(await anext(heard))["sciences-6e-eau"]["state"] == "withdrawn"
+
+
+async def test_a_page_is_told_of_the_lessons_that_it_names(browser: Browser, node: NodeInMemory) -> None:
+    async with events(browser, "?lessons=sciences-6e-eau,maths-6e-fractions,nothing") as heard:
+        assert set(lessons_in(await anext(heard))) == {"sciences-6e-eau", "maths-6e-fractions"}
+        node.alter("emc-6e-droits", state=State.COMPLETE)
+        assert lessons_in(await anext(heard)) == {}
         node.alter("sciences-6e-eau", state=State.WITHDRAWN)
         assert lessons_in(await anext(heard))["sciences-6e-eau"]["state"] == "withdrawn"
 

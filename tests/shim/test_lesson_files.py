@@ -10,6 +10,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from edgeshare.httpd.messages import FileBody, Response, StreamBody
+from edgeshare.library.eviction import Space
 from edgeshare.manifest import InfoHash, LessonId
 from edgeshare.view import State
 
@@ -193,6 +194,19 @@ async def test_a_lesson_that_cannot_be_fetched_is_503_with_the_reason(browser: B
     assert isinstance(response.body, bytes)
     assert b"no room on the disk" in response.body
     assert b"refresh" not in response.body
+
+
+async def test_a_lesson_for_which_there_is_no_room_is_507_and_says_who_can_help(
+    browser: Browser, node: NodeInMemory
+) -> None:
+    node.space = Space(quota=10, free=10, keep_free=0, to_come=0)
+    response = await browser.get("/index.html", host="anglais-5e-school.localhost:8470", accept="text/html")
+    assert response.status == 507
+    assert isinstance(response.body, bytes)
+    assert "Il n’y a pas de place ici pour cette leçon" in response.body.decode()
+    assert "La personne qui s’occupe de la machine" in response.body.decode()
+    plain = await browser.get("/index.html", host="anglais-5e-school.localhost:8470")
+    assert plain.body == b"there is no room for the lesson on this node\n"
 
 
 async def test_a_reader_who_leaves_ends_the_stream(browser: Browser, node: NodeInMemory) -> None:

@@ -11,9 +11,10 @@ import pytest
 
 from edgeshare.admission import KEY_REVOKED
 from edgeshare.freshness import Clock, Freshness
+from edgeshare.library.room import Disk
 from edgeshare.manifest import LessonId
 from edgeshare.shim.shelves import MOST_SHOWN
-from edgeshare.view import State
+from edgeshare.view import Need, Obstacle, State
 
 if TYPE_CHECKING:
     from tests.shim.conftest import Browser, NodeInMemory
@@ -203,6 +204,54 @@ async def test_the_banner_says_how_old_the_catalogue_is(browser: Browser, node: 
     assert "(3 days ago)" not in await browser.page("/", accept_language="en")
 
 
+@pytest.mark.parametrize(
+    ("disk", "french", "english"),
+    [
+        (Disk(free=1, keep_free=2, is_short=True), "est presque plein", "is nearly full, so new lessons have to wait"),
+        (Disk(free=9, is_readonly=True), "n’accepte rien de nouveau", "takes nothing new at the moment"),
+        (Disk(free=None), "n’accepte rien de nouveau", "takes nothing new at the moment"),
+    ],
+)
+async def test_the_page_says_calmly_that_the_disk_has_no_room(
+    node: NodeInMemory, browser: Browser, disk: Disk, french: str, english: str
+) -> None:
+    assert "Le disque" not in await browser.page("/")
+    node.disk = disk
+    page = await browser.page("/")
+    assert french in page
+    assert "Ce qui est déjà ici reste lisible." in page
+    assert english in await browser.page("/", accept_language="en")
+
+
+@pytest.mark.parametrize(
+    ("obstacle", "french", "english"),
+    [
+        (Obstacle.NOBODY, "Personne de joignable", "Nobody who can be reached"),
+        (Obstacle.LATER, "heures creuses", "in quiet hours"),
+        (Obstacle.ROOM, "Elle attend de la place", "It waits for room"),
+        (Obstacle.DISK, "n’accepte rien de nouveau", "takes nothing new at the moment"),
+        (Obstacle.METERED, "se paie au volume", "is paid by what comes over it"),
+    ],
+)
+async def test_a_lesson_that_waits_says_for_what(
+    browser: Browser, node: NodeInMemory, obstacle: Obstacle, french: str, english: str
+) -> None:
+    node.alter("sciences-6e-eau", state=State.WAITING, obstacle=obstacle, reason="for the log")
+    page = await browser.page("/l/sciences-6e-eau")
+    assert french in page
+    assert "for the log" not in page
+    assert english in await browser.page("/l/sciences-6e-eau", accept_language="en")
+
+
+async def test_the_catalogue_says_what_is_needed_soon_and_how_much_of_it_is_here(
+    browser: Browser, node: NodeInMemory
+) -> None:
+    node.needs = (Need(at=datetime(2026, 11, 24, 8).astimezone(), lessons=3, ready=2),)
+    assert "Pour mardi 24 novembre 2026 08:00 : 2 leçons prêtes sur 3." in await browser.page("/")
+    page = await browser.page("/", accept_language="en")
+    assert re.search(r"Needed Tuesday, November 24, 2026 8:00\sAM: 2 of 3 lessons are here\.", page)
+
+
 @pytest.mark.parametrize("clock", [Clock.BEHIND, Clock.AHEAD])
 async def test_the_banner_names_a_clock_that_can_hardly_be_right(
     browser: Browser, node: NodeInMemory, clock: Clock
@@ -244,8 +293,34 @@ async def test_a_page_shows_so_many_lessons_and_says_how_many_there_are(browser:
             assert f"{MOST_SHOWN} leçons</p>" in (await browser.page("/")).replace("\n", "")
         node.views[LessonId(f"x{n}")] = attrs.evolve(known, manifest=attrs.evolve(known.manifest, id=LessonId(f"x{n}")))
     page = await browser.page("/")
-    assert f"{MOST_SHOWN} leçons sur {MOST_SHOWN + 1} sont affichées." in page
+    assert f"Leçons 1 à {MOST_SHOWN} sur {MOST_SHOWN + 1}." in page
     assert page.count('class="card"') == MOST_SHOWN
+
+
+async def test_what_does_not_stand_on_a_page_is_on_the_next(browser: Browser, node: NodeInMemory) -> None:
+    known = node.views[FRACTIONS]
+    node.views.clear()
+    for n in range(2 * MOST_SHOWN + 1):
+        title = f"Une leçon {n}"
+        node.add(attrs.evolve(known.manifest, id=LessonId(f"x{n}"), title=title, needed_at=NOW), State.LISTED)
+    target, seen = "/?level=6e&q=lecon", list[str]()
+    while target:
+        page = await browser.page(target)
+        seen += re.findall(r'<li class="card" data-lesson="(\w+)"', page)
+        links = {link.get("rel"): link.get("href") for link in Tags(page).of("a")}
+        assert ("prev" in links) == (target != "/?level=6e&q=lecon")
+        target = links.get("next") or ""
+    assert seen == [f"x{n}" for n in range(2 * MOST_SHOWN + 1)]
+    assert f"Leçons {2 * MOST_SHOWN + 1} à {2 * MOST_SHOWN + 1} sur" in page
+    assert "Aujourd" in await browser.page("/")
+    assert "Aujourd" not in await browser.page("/?page=2")  # it stands on the first page
+    assert 'rel="next"' not in await browser.page("/?page=9999")
+
+
+async def test_a_page_follows_the_list(browser: Browser, node: NodeInMemory) -> None:
+    assert "Nouvelle" not in await browser.page("/?q=nouvelle")
+    node.add(attrs.evolve(node.views[FRACTIONS].manifest, id=LessonId("nouvelle"), title="Nouvelle"), State.LISTED)
+    assert ">Nouvelle</a>" in await browser.page("/?q=nouvelle")
 
 
 async def test_a_node_without_lessons_says_so(browser: Browser, node: NodeInMemory) -> None:

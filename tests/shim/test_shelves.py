@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import unicodedata
+from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edgeshare.manifest import InfoHash, LessonId, LessonManifest
-from edgeshare.shim.shelves import Wish, matching, needed_on, needed_this_week, plain, shelves, subject_choices
+from edgeshare.shim.register import Register
+from edgeshare.shim.shelves import Wish, needed_on, needed_this_week, plain, shelves, subject_choices
 from edgeshare.view import LessonView, State
 from edgeshare.vocabulary import built_in
 
@@ -18,9 +21,9 @@ if TYPE_CHECKING:
 WORDS = built_in()
 
 
-def lesson(name: str, **fields: Any) -> LessonView:
+def manifest(name: str, **fields: Any) -> LessonManifest:
     usual: dict[str, Any] = {"title": name, "levels": ("6e",), "subjects": ("mathematiques",), "description": ""}
-    made = LessonManifest(
+    return LessonManifest(
         id=LessonId(name),
         version=1,
         language="fr",
@@ -32,11 +35,19 @@ def lesson(name: str, **fields: Any) -> LessonView:
         files=1,
         **(usual | fields),
     )
-    return LessonView(manifest=made, state=State.LISTED)
 
 
-def names(lessons: tuple[LessonView, ...] | list[LessonView]) -> list[str]:
+def lesson(name: str, **fields: Any) -> LessonView:
+    return LessonView(manifest=manifest(name, **fields), state=State.LISTED)
+
+
+def names(lessons: Iterable[LessonView]) -> list[str]:
     return [found.manifest.id for found in lessons]
+
+
+def matching(lessons: Iterable[LessonManifest], wish: Wish) -> list[str]:
+    """The ids of those that answer `wish`."""
+    return [found.id for found in Register(tuple(lessons), WORDS).matching(wish, "fr")]
 
 
 def test_lessons_stand_by_level_then_by_subject() -> None:
@@ -69,18 +80,18 @@ def test_of_a_wished_level_there_is_only_its_own_shelf() -> None:
 
 @pytest.mark.parametrize("search", ["noel", "NOËL fete", "coeur", "cœur", "mathematiques", "6e noël", "  ", "fête de"])
 def test_a_search_forgives_accents_case_and_order(search: str) -> None:
-    lessons = [lesson("a", title="La fête de Noël", description="Le cœur de l'hiver.")]
-    assert names(matching(lessons, Wish(search=search), WORDS, "fr")) == ["a"]
+    lessons = [manifest("a", title="La fête de Noël", description="Le cœur de l'hiver.")]
+    assert matching(lessons, Wish(search=search)) == ["a"]
 
 
 def test_a_search_wants_all_its_words() -> None:
-    assert not matching([lesson("a", title="La fête")], Wish(search="fete pascale"), WORDS, "fr")
+    assert not matching([manifest("a", title="La fête")], Wish(search="fete pascale"))
 
 
 def test_what_is_for_teachers_stands_apart() -> None:
-    lessons = [lesson("a"), lesson("b", role="teacher")]
-    assert names(matching(lessons, Wish(), WORDS, "fr")) == ["a"]
-    assert names(matching(lessons, Wish.parse("role=teacher"), WORDS, "fr")) == ["b"]
+    lessons = [manifest("a"), manifest("b", role="teacher")]
+    assert matching(lessons, Wish()) == ["a"]
+    assert matching(lessons, Wish.parse("role=teacher")) == ["b"]
 
 
 def test_a_wish_is_read_from_a_form() -> None:
@@ -92,7 +103,7 @@ def test_a_wish_is_read_from_a_form() -> None:
 
 @given(st.text())
 def test_any_query_is_a_wish(query: str) -> None:
-    assert matching([], Wish.parse(query), WORDS, "fr") == []
+    assert matching([], Wish.parse(query)) == []
 
 
 def test_a_query_with_too_many_fields_is_no_wish() -> None:
@@ -102,11 +113,11 @@ def test_a_query_with_too_many_fields_is_no_wish() -> None:
 def test_lessons_of_today_and_of_this_week_are_told_apart_in_the_publishers_time() -> None:
     paris = timezone(timedelta(hours=1))
     monday = datetime(2026, 11, 23, 0, 30, tzinfo=paris)  # still Sunday in UTC
-    lessons = [lesson(f"day-{n}", needed_at=monday + timedelta(days=n)) for n in range(-1, 9)]
+    lessons = [manifest(f"day-{n}", needed_at=monday + timedelta(days=n)) for n in range(-1, 9)]
     today = date(2026, 11, 23)
-    assert names(needed_on(lessons, today)) == ["day-0"]
-    assert names(needed_this_week(lessons, today)) == [f"day-{n}" for n in range(1, 7)]
-    assert needed_this_week([lesson("x", needed_at=datetime(2026, 11, 30, tzinfo=UTC))], date(2026, 11, 29)) == ()
+    assert [found.id for found in needed_on(lessons, today)] == ["day-0"]
+    assert [found.id for found in needed_this_week(lessons, today)] == [f"day-{n}" for n in range(1, 7)]
+    assert needed_this_week([manifest("x", needed_at=datetime(2026, 11, 30, tzinfo=UTC))], date(2026, 11, 29)) == ()
 
 
 def test_subjects_stand_by_the_alphabet_without_regard_to_accents() -> None:
@@ -120,5 +131,41 @@ def test_plain_text_stays_plain(text: str) -> None:
 
 
 def test_the_nodes_order_is_kept_within_a_group(node: NodeInMemory) -> None:
-    found = matching(node.lessons(), Wish(subject="mathematiques"), WORDS, "fr")
-    assert names(found) == ["maths-6e-fractions"]
+    assert matching(node.listing(), Wish(subject="mathematiques")) == ["maths-6e-fractions"]
+
+
+def test_a_level_a_subject_and_words_all_have_to_fit() -> None:
+    lessons = [
+        manifest("a", title="Les angles"),
+        manifest("b", title="Les angles", levels=("5e",)),
+        manifest("c", title="Les angles", subjects=("francais",)),
+        manifest("d", title="Les verbes"),
+    ]
+    assert matching(lessons, Wish(level="6e", subject="mathematiques", search="angles")) == ["a"]
+
+
+@pytest.mark.parametrize("page", ["0", "-1", "x", "", "²", "1234567", "١"])
+def test_a_page_that_is_none_is_the_first(page: str) -> None:
+    assert Wish.parse(f"page={page}").page == 1
+
+
+def test_another_page_has_the_same_wish() -> None:
+    wish = Wish(level="6e", search="le cœur&", role="teacher", page=2)
+    assert Wish.parse(wish.url(2).removeprefix("/?")) == wish
+
+
+@given(st.text(st.characters(codec="utf-8")))
+@example("שָׁלוֹם и́ é’…")
+def test_no_sign_that_combines_with_another_is_left_in_plain_text(text: str) -> None:
+    parts = unicodedata.normalize("NFKD", text.casefold().replace("œ", "oe").replace("æ", "ae"))
+    assert plain(text) == "".join(sign for sign in parts if not unicodedata.combining(sign))
+
+
+@given(st.lists(st.text("abé \n"), max_size=6), st.text("abé ", min_size=1, max_size=5))
+def test_a_search_finds_every_text_that_has_its_words_somewhere(texts: list[str], search: str) -> None:
+    lessons = [manifest(f"x{n}", title="_", description=text) for n, text in enumerate(texts)]
+    words = plain(search).split()
+    wanted = [
+        f"x{n}" for n, text in enumerate(texts) if all(word in plain(f"_ {text} 6e mathematiques") for word in words)
+    ]
+    assert matching(lessons, Wish(search=search)) == wanted

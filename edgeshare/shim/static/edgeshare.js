@@ -4,6 +4,8 @@
   const live = document.getElementById("live");
   if (!live || !window.EventSource) return;
   const percent = new Intl.NumberFormat(document.documentElement.lang, { style: "percent" });
+  const shown = [...new Set([...document.querySelectorAll("[data-lesson]")].map((place) => place.dataset.lesson))];
+  if (!shown.length) return;
   const AGAIN_MS = 10000; // after an answer that ends the browser's own attempts, like a 503
   let source = null;
   let timer = 0;
@@ -36,7 +38,7 @@
   const listen = () => {
     clearTimeout(timer);
     if (source && source.readyState !== EventSource.CLOSED) return;
-    source = new EventSource("/api/v1/events");
+    source = new EventSource(`/api/v1/events?lessons=${shown.join(",")}`);
     source.addEventListener("lessons", update);
     source.addEventListener("error", () => {
       if (source && source.readyState === EventSource.CLOSED) timer = setTimeout(listen, AGAIN_MS);
