@@ -7,6 +7,7 @@ Only the library's owner can open the socket.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 from collections.abc import AsyncGenerator
@@ -24,29 +25,45 @@ logger = logging.getLogger(__name__)
 
 SOCKET = "control.sock"
 _LONGEST = 64 * 1024  # bytes of a request
+_RETRY_S = 60.0  # until a socket for which there was no room is tried again
 _SLOWEST_S = 10.0  # for a request to arrive
 
 
 async def serve_control(
     node: Node, library: Path, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """Answer the command line until cancelled; started when the socket is there."""
-    try:
-        listener = host.listen_locally(library / SOCKET)
-    except OSError as error:
-        hint = "does its file system know sockets? choose another `library`"
-        raise LibraryError(f"cannot make {library / SOCKET} ({error.strerror})", hint=hint) from error
+    """Answer the command line until cancelled; started when the socket is there, or cannot be made for now."""
+    was_late = False
+    while (listener := _listener(library)) is None:
+        if not was_late:
+            was_late = True
+            task_status.started()
+        await trio.sleep(_RETRY_S)
 
     async def one(stream: trio.SocketStream) -> None:
         async with stream:
             with contextlib.suppress(trio.BrokenResourceError, trio.TooSlowError):
                 await _answer(node, stream)
 
-    task_status.started()  # whoever connects from now on waits in the kernel's queue
+    if not was_late:
+        task_status.started()  # whoever connects from now on waits in the kernel's queue
     try:
         await trio.serve_listeners(one, [listener])
     finally:
-        (library / SOCKET).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # its disk may be read-only meanwhile; the next daemon replaces it
+            (library / SOCKET).unlink(missing_ok=True)
+
+
+def _listener(library: Path) -> trio.SocketListener | None:
+    """A listener on the control socket; None while its disk is read-only or full, which is no reason not to be read."""
+    try:
+        return host.listen_locally(library / SOCKET)
+    except OSError as error:
+        if error.errno in (errno.EROFS, errno.ENOSPC, errno.EDQUOT):
+            logger.warning("the command line cannot reach this node for now: no %s (%s)", SOCKET, error.strerror)
+            return None
+        hint = "does its file system know sockets? choose another `library`"
+        raise LibraryError(f"cannot make {library / SOCKET} ({error.strerror})", hint=hint) from error
 
 
 async def ask(library: Path, request: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
@@ -118,9 +135,9 @@ async def _answers(node: Node, line: bytes) -> AsyncGenerator[dict[str, Any], No
         case {"do": "status"}:
             yield node.status().as_json()
         case {"do": "lessons"}:
-            for view in node.lessons():
-                if request.get("level") in (None, *view.manifest.levels):
-                    yield view.as_json()
+            for manifest in node.listing():  # it may change while answers go out
+                if request.get("level") in (None, *manifest.levels) and (known := node.lesson(manifest.id)):
+                    yield known.as_json()
         case {"do": "get", "lesson": str(text)}:
             lesson = lesson_id(text)
             await node.want(lesson)
@@ -133,6 +150,15 @@ async def _answers(node: Node, line: bytes) -> AsyncGenerator[dict[str, Any], No
                 if now.state in (State.COMPLETE, State.WITHDRAWN, State.FAILED):
                     return
             raise LibraryError(f"{lesson} is not to be shown yet", hint="the node fetches it for the day it is")
+        case {"do": "pin", "lesson": str(text)}:
+            await node.pin(lesson_id(text))
+            yield {"lesson": text, "pinned": True}
+        case {"do": "unpin", "lesson": str(text)}:
+            await node.unpin(lesson_id(text))
+            yield {"lesson": text, "pinned": False}
+        case {"do": "import"}:
+            for arrival in await node.take_in():
+                yield arrival.as_json()
         case _:
             raise ManifestError("this daemon does not know the request", hint="is it of another version?")
 

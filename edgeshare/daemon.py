@@ -7,13 +7,14 @@ import socket
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from pathlib import Path
 from random import SystemRandom
+from typing import NoReturn
 
 import attrs
 import trio
 
 from edgeshare import __version__, host, vocabulary
+from edgeshare.bundle.arrival import Arrivals
 from edgeshare.config import Config, Endpoint
 from edgeshare.control import serve_control
 from edgeshare.errors import ConfigError, TrustError
@@ -23,14 +24,15 @@ from edgeshare.holdings import Reading
 from edgeshare.httpd import server
 from edgeshare.keeper import Keeper
 from edgeshare.library.library import open_library
-from edgeshare.manifest import LessonId
+from edgeshare.link import Link
+from edgeshare.manifest import LessonId, LessonManifest
 from edgeshare.origin.client import open_origins
 from edgeshare.origin.feed import Lines
 from edgeshare.origin.mirrors import MirrorState
 from edgeshare.shim.routes import may_wait, shim
 from edgeshare.swarm.session import open_swarm
 from edgeshare.trust import Trust, check_root
-from edgeshare.view import CatalogueView, LessonView, MirrorView, NodeStatus, State
+from edgeshare.view import Arrival, CatalogueView, LessonView, MirrorView, NodeStatus, Standing
 
 logger = logging.getLogger(__name__)
 
@@ -46,12 +48,17 @@ class RunningNode:
     keeper: Keeper
     trust: Trust
     follower: Follower
+    arrivals: Arrivals
+    link: Link
 
     def lessons(self) -> tuple[LessonView, ...]:
-        return self.keeper.lessons()
+        return self.keeper.display.lessons()
+
+    def listing(self) -> tuple[LessonManifest, ...]:
+        return self.keeper.roll.listing()
 
     def lesson(self, lesson: LessonId) -> LessonView | None:
-        return self.keeper.lesson(lesson)
+        return self.keeper.display.lesson(lesson)
 
     def read(self, lesson: LessonId) -> AbstractAsyncContextManager[Reading]:
         return self.keeper.read(lesson)
@@ -59,11 +66,29 @@ class RunningNode:
     async def want(self, lesson: LessonId) -> None:
         await self.keeper.want(lesson)
 
+    async def pin(self, lesson: LessonId) -> None:
+        await self.keeper.pin(lesson)
+
+    async def unpin(self, lesson: LessonId) -> None:
+        await self.keeper.unpin(lesson)
+
+    async def take_in(self) -> tuple[Arrival, ...]:
+        return await self.arrivals.take_in()
+
     async def change(self) -> None:
-        busy = any(view.state in (State.FETCHING, State.WAITING) for view in self.keeper.lessons())
-        with trio.move_on_after(1.0 if busy else QUIET_S):
+        with trio.move_on_after(1.0 if self.keeper.is_busy else QUIET_S):
             await self.keeper.change()
             await trio.sleep(0.2)  # several changes at once are one for those who look
+
+    def standing(self) -> Standing:
+        admitted = map(self.keeper.admitted.get, self.follower.names)
+        return Standing(
+            freshness=self.trust.freshness(),
+            trouble=self.follower.trouble or self.parts.origins.last_error,
+            issued=max((each.manifest.issued for each in admitted if each), default=None),
+            disk=self.parts.library.disk,
+            needs=self.keeper.display.needs(),
+        )
 
     def status(self) -> NodeStatus:
         now = datetime.now(UTC)
@@ -86,7 +111,7 @@ class RunningNode:
             version=__version__,
             profile=self.config.profile,
             catalogues=tuple(catalogues),
-            lessons=self.keeper.states(),
+            lessons=self.keeper.display.states(),
             freshness=freshness,
             warning=freshness.warning(now),
             refusals=tuple(self.trust.notes),
@@ -97,7 +122,13 @@ class RunningNode:
             peer_bytes=traffic.from_peers,
             uploaded_bytes=traffic.to_peers,
             peers=traffic.peers,
-            free_bytes=_free_bytes(self.config.library),
+            free_bytes=self.parts.library.disk.free or 0,  # its disk may be gone
+            disk=self.parts.library.disk,
+            quota=self.config.quota,
+            used_bytes=self.keeper.used_bytes,
+            needs=self.keeper.display.needs(),
+            limits=self.link.limits,
+            outside_bytes=self.link.used_bytes,
             mirrors=tuple(_mirror(state, now) for state in self.parts.origins.states()),
         )
 
@@ -109,22 +140,32 @@ async def run_node(config: Config, *, task_status: trio.TaskStatus[Endpoint] = t
         EdgeshareError: it cannot start as configured, or a part failed that nothing can stand in for.
     """
     rng = SystemRandom()
-    root = _root(config)
+    root = read_root(config)
     async with AsyncExitStack() as stack:
-        library = await stack.enter_async_context(open_library(config.library))
+        library = await stack.enter_async_context(open_library(config.library, config.keep_free))
         listeners = await server.listen(config.shim.listen.host, config.shim.listen.port)
         for listener in listeners:
             stack.push_async_callback(listener.aclose)  # where another part cannot start
         origins = await stack.enter_async_context(open_origins(config.origins, rng, proxy=config.origin.proxy))
         swarm = await stack.enter_async_context(open_swarm(config.swarm, rng=rng))
         parts = Parts(library, swarm, origins, Lines(), rng)
-        keeper = Keeper(parts, config)
         trust = Trust(config.library / "trust", root, origins)
+        link = Link(swarm, origins, library, config)
+        keeper = Keeper(
+            parts,
+            config,
+            believed=lambda: trust.freshness().certain(datetime.now(UTC)),
+            is_metered=lambda: link.limits.is_metered,
+        )
         follower = Follower(trust, keeper, config, rng)
-        node = RunningNode(config, parts, keeper, trust, follower)
+        arrivals = Arrivals(library, trust, keeper, lambda: follower.counting)
+        node = RunningNode(config, parts, keeper, trust, follower, arrivals, link)
         async with trio.open_nursery() as nursery:
+            await nursery.start(link.run)  # before anything is fetched or given
             await nursery.start(keeper.run)
+            nursery.start_soon(_reconsider, link, keeper)
             await nursery.start(serve_control, node, config.library)
+            nursery.start_soon(arrivals.take_in_at_start)
             nursery.start_soon(follower.run)
             pages = shim(node, config.shim, vocabulary.built_in())
             nursery.start_soon(partial(server.serve, pages, listeners, may_wait=may_wait(node)))
@@ -146,6 +187,13 @@ async def run_until_stopped(config: Config) -> None:
                 break
 
 
+async def _reconsider(link: Link, keeper: Keeper) -> NoReturn:
+    """Have the keeper know whenever the link is another."""
+    while True:
+        await link.change()
+        keeper.reconsider()
+
+
 def _mirror(state: MirrorState, now: datetime) -> MirrorView:
     until = (now + timedelta(seconds=state.until_s)).replace(microsecond=0) if state.is_aside else None
     return MirrorView(
@@ -157,20 +205,18 @@ def _mirror(state: MirrorState, now: datetime) -> MirrorView:
     )
 
 
-def _free_bytes(library: Path) -> int:
-    try:
-        return host.free_space(library)
-    except OSError:  # its disk is gone; each lesson says so
-        return 0
-
-
 def _address(listener: trio.SocketListener) -> Endpoint:
     """Where a browser finds the shim."""
     name, port = listener.socket.getsockname()[:2]
     return Endpoint(socket.gethostname() if name in ("0.0.0.0", "::") else name, port)
 
 
-def _root(config: Config) -> bytes:
+def read_root(config: Config) -> bytes:
+    """The root of trust that the config names.
+
+    Raises:
+        ConfigError: it cannot be read, or is none.
+    """
     hint = "`root` names the publisher's 1.root.json, brought here by hand or by the package"
     try:
         raw = config.root.read_bytes()

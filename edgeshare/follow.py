@@ -11,7 +11,7 @@ import trio
 
 from edgeshare.admission import publisher_of
 from edgeshare.config import Config
-from edgeshare.errors import EdgeshareError, OriginError
+from edgeshare.errors import EdgeshareError, LibraryError, OriginError
 from edgeshare.freshness import Clock
 from edgeshare.keeper import Keeper
 from edgeshare.origin.backoff import delay
@@ -45,12 +45,16 @@ class Follower:
         async with trio.open_nursery() as nursery:
             while True:
                 try:
-                    refreshed = await self._trust.refresh(self._asked())
+                    refreshed = await self._trust.refresh(self.counting)
                 except EdgeshareError as error:
+                    if isinstance(error, LibraryError):
+                        self._keeper.doubt_disk()
                     failures += 1
                     self._report(str(error), error)
                     wait_s = min(delay(failures, self._rng), self._config.refresh_every_s)
                 else:
+                    if failures:
+                        self._keeper.hear_again()
                     failures = 0
                     self._report(None)
                     missing = [name for name in refreshed.unpublished if name in self.names]
@@ -63,7 +67,8 @@ class Follower:
                 self._warn()
                 await trio.sleep(wait_s)
 
-    def _asked(self) -> tuple[str, ...]:
+    @property
+    def counting(self) -> tuple[str, ...]:
         """The catalogues of which the newest edition counts here; see `Keeper.bound_by`."""
         return tuple(dict.fromkeys([*self.names, *sorted(self._keeper.bound_by)]))
 

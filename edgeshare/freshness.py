@@ -51,6 +51,12 @@ class Freshness:
     issued: datetime | None = None
     refreshed: datetime | None = None  # when the origin was heard last, and had nothing that was refused
 
+    def certain(self, now: datetime) -> datetime:
+        """A moment that has certainly come: by the clock while the metadata is fresh, else by what was signed last."""
+        if self.issued is None:
+            return now
+        return max(now, self.issued) if self.is_fresh else self.issued
+
     def warning(self, now: datetime) -> str | None:
         """What is wrong and what to do, in one line; None when all is well or nothing is here yet."""
         if self.expires is None:

@@ -17,7 +17,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import suppress
 from itertools import islice
 from random import Random
-from typing import NoReturn
+from typing import NoReturn, Self
 
 import attrs
 import trio
@@ -28,7 +28,8 @@ from edgeshare.layout import MAX_INFO, FileEntry, Layout, Piece
 from edgeshare.library.content import Stamp
 from edgeshare.library.index import StoredTorrent
 from edgeshare.library.library import Library
-from edgeshare.manifest import InfoHash
+from edgeshare.library.room import Disk
+from edgeshare.manifest import CatalogueManifest, InfoHash, LessonManifest
 from edgeshare.origin.client import NotFound, OriginClient, Taken, Unreachable
 from edgeshare.origin.feed import Feed, Lines
 from edgeshare.ration import Ration, Reason
@@ -54,7 +55,7 @@ class Pace:
     retry_every_s: float = 15.0  # how often a full disk, or what went wrong otherwise, is looked at
     look_every_s: float = 600.0  # how often the files of a complete content are looked at, with nobody reading
     patience_s: float = PATIENCE_S  # until it may be that nobody else is there, where no tracker was named
-    spare_bytes: int = 64 * 2**20  # stay free besides what is still missing
+    spare_bytes: int = 2**20  # besides what is still missing: for the index; more stays free by `keep_free`
 
 
 @attrs.frozen(kw_only=True)
@@ -65,6 +66,17 @@ class Expected:
     size: int  # bytes
     files: int
     audience: int | None = None  # nodes expected to want it
+    is_edition: bool = False  # of a catalogue: it may withdraw something, and is fetched while there is any room
+
+    @classmethod
+    def of_lesson(cls, manifest: LessonManifest) -> Self:
+        """What a lesson's manifest says."""
+        return cls(info_hash=manifest.info_hash, size=manifest.size, files=manifest.files, audience=manifest.audience)
+
+    @classmethod
+    def of_edition(cls, manifest: CatalogueManifest) -> Self:
+        """What a catalogue's manifest says."""
+        return cls(info_hash=manifest.info_hash, size=manifest.size, files=1, is_edition=True)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -94,9 +106,17 @@ class Holding:
     Several manifests may name it, each signed by who may not know what is in it: it is refused when none fits.
     """
 
-    def __init__(self, parts: Parts, expected: Expected, stored: StoredTorrent | None) -> None:
+    def __init__(
+        self, parts: Parts, expected: Expected, stored: StoredTorrent | None, before: Holding | None = None
+    ) -> None:
+        """Hold what is `expected`, of which the index says `stored`.
+
+        `before` is an earlier version of the same lesson; files that it has too are not fetched again.
+        """
         self.info_hash = expected.info_hash
         self.is_refused = False  # by what the manifests say that name it, it never can be right
+        self.is_standing_by = False  # until the disk has room
+        self.gives_way = False  # to what is more urgent: see `give_way`
         self.is_unobtainable = False  # nobody has its metadata; asked for again and again
         self.reason: str | None = None  # why nothing goes on, in one line; None while it does
         self.layout: Layout | None = None
@@ -104,7 +124,9 @@ class Holding:
         self._parts = parts
         self._expected = {expected.shape: expected}
         self._stored = stored
+        self._before = before
         self._is_stored = True  # the index knows what `_stored` says
+        self._is_fresh = False  # its files were hashed in this run, and nobody has written to them since
         self._stamps: Mapping[str, Stamp] | None = None  # by path
         self._is_dropped = False
         self._origin_before = stored.origin_bytes if stored else 0  # by earlier runs of the daemon
@@ -112,6 +134,7 @@ class Holding:
         self._taken: Counter[Reason] = Counter()  # from the origin, by this run
         self._feed: Feed | None = None  # while it is being fetched
         self._changed = trio.lowlevel.ParkingLot()
+        self._hurry: Callable[[], None] = lambda: None  # begin at once, where its turn has not come
 
     @property
     def missing_at_origin(self) -> str | None:
@@ -128,6 +151,17 @@ class Holding:
         """Every file was verified on the disk, and nothing has spoken against it since."""
         sound = self.torrent is None or self.torrent.failure is None
         return self._stamps is not None and sound
+
+    @property
+    def size(self) -> int:
+        """Bytes of content, by the manifest that says the most."""
+        return max(shape[0] for shape in self._expected)
+
+    @property
+    def others(self) -> int:
+        """Nodes besides this one that have all of it, by the tracker's word; 0 where it is silent."""
+        progress = self.torrent.progress if self.torrent else None
+        return max(0, progress.seeds - self.is_complete) if progress else 0
 
     def is_expected(self, expected: Expected) -> bool:
         """Whether it is held for a manifest that says this of it."""
@@ -149,6 +183,8 @@ class Holding:
         """Where it stands."""
         if self.is_complete:
             return State.COMPLETE
+        if self.is_standing_by:
+            return State.WAITING
         if self.trouble is not None:
             return State.FAILED
         return State.FETCHING if self.torrent else State.WAITING
@@ -156,6 +192,8 @@ class Holding:
     @property
     def trouble(self) -> str | None:
         """Why it stands still, in one line."""
+        if self.is_standing_by:
+            return self._parts.library.disk.reason
         return self.reason or (self.torrent.failure if self.torrent else None)
 
     @property
@@ -209,10 +247,32 @@ class Holding:
             with trio.move_on_after(self._parts.pace.save_grace_s, shield=True):
                 await self._save()
 
+    def give_way(self, gives_way: bool) -> None:
+        """Fetch nothing more for now, because others need the line; what is here is sent and read all the same."""
+        if gives_way != self.gives_way:
+            self.gives_way = gives_way
+            self._wake()
+
     def drop(self) -> None:
         """It is being removed: who reads it, or waits for it, hears so, and nothing more is saved."""
         self._is_dropped = True
         self._wake()
+
+    def take_up(self, stored: StoredTorrent) -> None:
+        """Begin with what was brought and verified a moment ago; it does not run yet."""
+        self._stored, self._is_fresh = stored, True
+
+    def begin_by(self, hurry: Callable[[], None]) -> None:
+        """Its turn to run will come; `hurry` has it run as soon as somebody reads it."""
+        self._hurry = hurry
+
+    async def begun(self) -> None:
+        """Wait until it has come as far as it does by itself after a start: to its torrent, or to what stops it.
+
+        Raises:
+            LibraryError: it is being removed.
+        """
+        await self.until(lambda: self.torrent is not None or self.trouble is not None or self.is_refused)
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until `condition` holds; it is looked at whenever the content comes a step further, or falls back.
@@ -232,6 +292,7 @@ class Holding:
         Raises:
             LibraryError: it never will be.
         """
+        self._hurry()
         await self.until(lambda: self.layout is not None or self.is_refused)
         if self.layout is None:
             raise LibraryError(f"the lesson cannot be opened ({self.reason})")
@@ -272,7 +333,6 @@ class Holding:
             torrent.relax(wished)
 
     async def _live(self, helpers: Helpers) -> None:
-        swarm = self._parts.swarm
         gathering = Gathering(
             has_tracker=bool(helpers.trackers),
             audience=next(reversed(self._expected.values())).audience,
@@ -283,9 +343,9 @@ class Holding:
         if is_info(info, self.info_hash):
             layout = self._learn(info)
             resume = await self._prepare(info, layout)
-            folder = self._parts.library.folder(self.info_hash)
-            torrent = await swarm.add(self.info_hash, info, layout, folder, helpers, resume=resume)
+            torrent = await self._add(info, layout, helpers, resume)
         else:  # not known yet, or the index is damaged
+            await self._until_unpaused()
             layout, torrent = await self._join(helpers, gathering)
         self.torrent = torrent
         self._wake()
@@ -298,6 +358,7 @@ class Holding:
                 await self._until_doubtful(torrent, layout)
             self._stamps = None
             self._wake()
+            self._parts.library.doubt()
             logger.warning("%s: %s; checking all of it", layout.name, torrent.failure)
             await self._keep(attrs.evolve(self._totals(), stamps=None, resume=None))
             await self._until_room(torrent, layout)
@@ -307,6 +368,17 @@ class Holding:
             await self._parts.library.make_way(self.info_hash, layout)
             torrent.look_again()
             self._wake()
+
+    async def _add(self, info: bytes, layout: Layout, helpers: Helpers, resume: bytes | None) -> Torrent:
+        """Have the swarm fetch and seed it; at once, where its files were brought and verified in this run."""
+        swarm, folder = self._parts.swarm, self._parts.library.folder(self.info_hash)
+        file = self._stored.torrent if self._stored else None
+        is_fresh, self._is_fresh = self._is_fresh, False
+        if not (is_fresh and self.is_complete):
+            return await swarm.add(self.info_hash, info, layout, folder, helpers, resume=resume, torrent_file=file)
+        torrent = await swarm.seed(self.info_hash, info, layout, folder, helpers, torrent_file=file)
+        await self._keep(attrs.evolve(self._totals(), resume=await torrent.resume_data()))  # or a restart hashes it all
+        return torrent
 
     def _learn(self, info: bytes) -> Layout:
         """What is in it, for all who wait for that."""
@@ -331,17 +403,24 @@ class Holding:
         else:
             # Resume data speaks for the files only after a clean stop; a kill from here on means: look at the files.
             await self._keep(attrs.evolve(stored, resume=None, stamps=None))
+            if library.disk.is_readonly:
+                return resume  # what is here is read all the same
             await library.make_way(self.info_hash, layout)
+            before, self._before = self._before, None  # let go of: it has one of its own
+            if before and before.is_complete and before.layout:
+                taken = await library.take_over(self.info_hash, layout, before.info_hash, before.layout)
+                logger.info("%s: %s are as in the version before", layout.name, size(taken))
         return resume
 
     async def _join(self, helpers: Helpers, gathering: Gathering) -> tuple[Layout, Torrent]:
         """Find the info dict in the swarm and go on with the peers that were met."""
         folder = self._parts.library.folder(self.info_hash)
-        is_there = await trio.to_thread.run_sync(folder.exists)  # the index was lost, and is found again
         async with self._parts.swarm.joining(self.info_hash, helpers, folder) as joining:
             info = await self._find_info(joining, gathering)
             layout = self._learn(info)
             await self._prepare(info, layout)
+            # files of the version before, or of a run of which the index knows nothing any more
+            is_there = await trio.to_thread.run_sync(folder.exists)
             if not is_there and joining.torrent_file is None:
                 return layout, joining.begin(layout)
         # It looks at the files that are there, and has the piece layers if they came from the origin.
@@ -352,19 +431,11 @@ class Holding:
     async def _fetch(self, torrent: Torrent, layout: Layout, gathering: Gathering) -> None:
         """Fetch until complete, or until the disk fails."""
         parts = self._parts
-        self._feed = Feed(
-            torrent,
-            parts.origins,
-            parts.lines,
-            self._taken,
-            parts.rng,
-            token=parts.swarm.token,
-            gathering=gathering,
-        )
-        try:
-            await self._feed.run()
-        finally:
-            self._feed = None
+        while not (torrent.is_finished or torrent.failure):
+            if self._is_paused(parts.library.disk):
+                await self._stand_by(torrent, layout)
+            elif await self._fed(torrent, gathering):
+                break
         if torrent.failure:
             return
         await torrent.flush()
@@ -379,6 +450,85 @@ class Holding:
         self._wake()
         await self._keep(attrs.evolve(self._totals(), resume=resume, stamps=stamps))
         logger.info("%s is complete: %s, %s of it from peers", layout.name, size(layout.size), size(self.peer_bytes))
+
+    async def _fed(self, torrent: Torrent, gathering: Gathering) -> bool:
+        """Take from the origin what is due, until there is no more to do; False when it is paused before."""
+        parts = self._parts
+        feed = Feed(
+            torrent,
+            parts.origins,
+            parts.lines,
+            self._taken,
+            parts.rng,
+            token=parts.swarm.token,
+            gathering=gathering,
+        )
+        self._feed = feed
+        is_over = False
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._cancel_when_paused, nursery.cancel_scope)
+                await feed.run()
+                is_over = True
+                nursery.cancel_scope.cancel()
+        finally:
+            self._feed = None
+        return is_over
+
+    async def _stand_by(self, torrent: Torrent, layout: Layout) -> None:
+        """Fetch nothing as long as it is paused, unless all of it turns out to be here; what is here is read."""
+        torrent.hold()
+        was_readonly = self._parts.library.disk.is_readonly
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._until_unpaused, nursery.cancel_scope)
+            with suppress(SwarmError):
+                await torrent.until(lambda: torrent.is_finished or torrent.failure is not None)
+                nursery.cancel_scope.cancel()
+        torrent.release()
+        if was_readonly and not torrent.is_finished:  # nothing could be cleared away (`_prepare`)
+            await self._parts.library.make_way(self.info_hash, layout)
+            torrent.look_again()
+
+    async def _until_unpaused(self, then: trio.CancelScope | None = None) -> None:
+        """Wait until the disk may be written, saying why; `then` is cancelled."""
+        library = self._parts.library
+        try:
+            self.is_standing_by = self._lacks_room(library.disk)
+            self._wake()
+            await self._until_paused_is(False)
+        finally:
+            self.is_standing_by = False
+            self._wake()
+        if then:
+            then.cancel()
+
+    async def _cancel_when_paused(self, scope: trio.CancelScope) -> None:
+        await self._until_paused_is(True)
+        scope.cancel()
+
+    async def _until_paused_is(self, paused: bool) -> None:
+        """Wait until nothing of it is to be fetched, or something is; the disk decides, and who asks it to give way."""
+        library = self._parts.library
+
+        async def watch_disk(scope: trio.CancelScope) -> None:
+            await library.until_disk(lambda disk: self._is_paused(disk) is paused)
+            scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch_disk, nursery.cancel_scope)
+            while self._is_paused(library.disk) is not paused:
+                await self._changed.park()
+            nursery.cancel_scope.cancel()
+
+    def _is_paused(self, disk: Disk) -> bool:
+        return self.gives_way or self._lacks_room(disk)
+
+    def _lacks_room(self, disk: Disk) -> bool:
+        """Whether the disk has no room for it: an edition takes what is to stay free, but not the last."""
+        if any(expected.is_edition for expected in self._expected.values()):
+            # its file, the index's copy of it, and that once more in the index's log
+            return not disk.takes(3 * self.size + self._parts.pace.spare_bytes)
+        return disk.is_paused
 
     async def _until_doubtful(self, torrent: Torrent, layout: Layout) -> None:
         """Wait until something speaks against a complete content."""
@@ -459,6 +609,12 @@ class Holding:
                 self._is_stored = True
             except LibraryError as error:
                 logger.warning("%s: what is known of it is not saved: %s", self.info_hash.hex()[:16], error)
+
+    async def keep_anew(self, known: StoredTorrent | None) -> None:
+        """Have the index, of which `known` is all that it knows of this content, know the rest."""
+        if self._stored is not None and known != self._stored and not self._is_dropped:
+            self._is_stored = False
+            await self._keep(self._stored)
 
     async def _save(self) -> None:
         """Keep what spares the next start from hashing a content that is here in part."""

@@ -6,7 +6,11 @@ A content that was dropped may be wanted again while it is being deleted: its ne
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
+from contextlib import suppress
+from functools import partial
+from itertools import islice
+from pathlib import Path
 from typing import NoReturn
 
 import attrs
@@ -14,12 +18,15 @@ import trio
 
 from edgeshare.errors import LibraryError
 from edgeshare.holding import Expected, Holding, Parts
-from edgeshare.layout import FileEntry
+from edgeshare.layout import FileEntry, Layout
 from edgeshare.library.index import StoredTorrent
-from edgeshare.manifest import InfoHash
+from edgeshare.manifest import InfoHash, LessonManifest
 from edgeshare.swarm.session import Helpers
 
 logger = logging.getLogger(__name__)
+
+AT_A_TIME = 8  # contents that are begun together after a start, which takes 2 ms
+LONGEST_TURN_S = 5.0  # for what a slow disk holds up, the others do not wait
 
 
 @attrs.frozen
@@ -28,6 +35,15 @@ class _Life:
 
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     over: trio.Event = attrs.field(factory=trio.Event)
+
+
+@attrs.frozen
+class Brought:
+    """A content that came by another way than the swarm, every byte of it verified a moment ago."""
+
+    stored: StoredTorrent  # with stamps, and the .torrent
+    layout: Layout
+    folder: Path  # where its files are now, on the library's disk
 
 
 class Holdings:
@@ -41,7 +57,9 @@ class Holdings:
         self._lives: dict[InfoHash, _Life] = {}
         self._leaving: dict[InfoHash, trio.Event] = {}  # contents that are being deleted
         self._undeleted: set[InfoHash] = set()  # the disk refused
-        self._stored: dict[InfoHash, StoredTorrent] = {}  # from earlier runs, and not begun yet
+        self._stored: dict[InfoHash, StoredTorrent] = {}  # from earlier runs, and not held yet
+        self._in_turn: dict[InfoHash, Helpers] = {}  # complete when the node stopped, and not begun yet
+        self._is_any_in_turn = trio.Event()
 
     async def open(self, nursery: trio.Nursery) -> None:
         """Know what earlier runs left; from now on holdings live in `nursery`.
@@ -51,10 +69,20 @@ class Holdings:
         """
         self._stored = {stored.info_hash: stored for stored in await self._parts.library.torrents()}
         self._nursery = nursery
+        nursery.start_soon(self._begin_in_turn)
+
+    def __iter__(self) -> Iterator[Holding]:
+        """The holdings that were begun."""
+        return iter(self._held.values())
 
     def get(self, info_hash: InfoHash) -> Holding | None:
         """The holding of a content that was begun."""
         return self._held.get(info_hash)
+
+    def of(self, manifest: LessonManifest) -> Holding | None:
+        """The holding of a lesson's content, if it was begun for what this manifest says of it."""
+        held = self._held.get(manifest.info_hash)
+        return held if held and held.is_expected(Expected.of_lesson(manifest)) else None
 
     def is_stored(self, info_hash: InfoHash) -> bool:
         """Whether an earlier run left something of a content that was not begun yet."""
@@ -68,28 +96,94 @@ class Holdings:
             for held in self._held.values()
         )
 
-    def hold(self, expected: Expected, helpers: Helpers) -> Holding:
-        """The holding of a content; begun when there is none."""
-        held = self._held.get(expected.info_hash)
+    def hold(self, expected: Expected, helpers: Helpers, before: InfoHash | None = None) -> Holding:
+        """The holding of a content; begun when there is none, with what it shares with the content `before`.
+
+        What was complete when the node stopped is begun in its turn, or as soon as somebody reads it.
+        """
+        info_hash = expected.info_hash
+        held = self._held.get(info_hash)
         if held is None:
-            assert self._nursery is not None
-            held = Holding(self._parts, expected, self._stored.pop(expected.info_hash, None))
-            self._held[expected.info_hash] = held
-            life = self._lives[expected.info_hash] = _Life()
-            self._nursery.start_soon(self._keep, held, helpers, life)
+            known = self._held.get(before) if before else None
+            stored = self._stored.pop(info_hash, None)
+            held = self._held[info_hash] = Holding(self._parts, expected, stored, known)
+            self._in_turn[info_hash] = helpers
+            if stored is None or stored.stamps is None:
+                self._begin(info_hash)
+            else:
+                held.begin_by(partial(self._begin, info_hash))
+                self._is_any_in_turn.set()
         held.expect(expected)
         return held
+
+    async def adopt(self, expected: Expected, helpers: Helpers, brought: Brought) -> Holding:
+        """The holding of a content that was brought, complete at once; what was fetched of it before goes.
+
+        Raises:
+            LibraryError: it cannot be moved to its place, or kept; or it changed after it was verified.
+        """
+        info_hash = expected.info_hash
+        if (held := self._held.get(info_hash)) and held.is_complete:
+            return held
+        library = self._parts.library
+        leaving = await self._leave(info_hash)
+        try:
+            await self._end(info_hash)
+            if brought.folder != library.folder(info_hash):
+                await library.move_in(info_hash, brought.folder)
+            await library.keep_torrent(brought.stored)
+            held = self.hold(expected, helpers)
+            held.take_up(brought.stored)
+        finally:
+            del self._leaving[info_hash]
+            leaving.set()
+        await held.until(lambda: held.torrent is not None or held.trouble is not None)
+        if not held.is_complete:  # it is fetched now, as any other
+            raise LibraryError(held.trouble or "a file changed after it was verified", hint="import it again")
+        return held
+
+    async def keep_anew(self) -> None:
+        """Have an index that takes the place of a lost one know what is held.
+
+        Raises:
+            LibraryError: it cannot be read.
+        """
+        known = {stored.info_hash: stored for stored in await self._parts.library.torrents()}
+        for holding in list(self._held.values()):
+            await holding.keep_anew(known.get(holding.info_hash))
 
     async def drop_all_but(self, needed: Iterable[InfoHash]) -> None:
         """Stop seeding all others and delete them; what cannot be deleted now is tried again at the next time."""
         for info_hash in (self._held.keys() | self._stored.keys() | self._undeleted).difference(needed):
             await self._drop(info_hash)
 
+    def _begin(self, info_hash: InfoHash) -> None:
+        """Have a content's life begin, if it has not."""
+        if (helpers := self._in_turn.pop(info_hash, None)) is not None:
+            assert self._nursery is not None
+            life = self._lives[info_hash] = _Life()
+            self._nursery.start_soon(self._keep, self._held[info_hash], helpers, life)
+
+    async def _begin_in_turn(self) -> NoReturn:
+        """Begin what was complete when the node stopped, a few at a time: readers are served meanwhile."""
+        while True:
+            await self._is_any_in_turn.wait()
+            self._is_any_in_turn = trio.Event()
+            while self._in_turn:
+                async with trio.open_nursery() as nursery:
+                    for info_hash in list(islice(self._in_turn, AT_A_TIME)):
+                        nursery.start_soon(self._until_begun, self._held[info_hash])
+                        self._begin(info_hash)
+
+    async def _until_begun(self, holding: Holding) -> None:
+        with suppress(LibraryError), trio.move_on_after(LONGEST_TURN_S):
+            await holding.begun()
+
     async def _keep(self, holding: Holding, helpers: Helpers, life: _Life) -> None:
         """One holding's task: its life, and what its steps change for others."""
         try:
             with life.scope:
-                if leaving := self._leaving.get(holding.info_hash):  # it was dropped, and is wanted again
+                if (leaving := self._leaving.get(holding.info_hash)) is not None:  # it was dropped, and is wanted again
                     await leaving.wait()
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(holding.run, helpers)
@@ -98,18 +192,9 @@ class Holdings:
             life.over.set()
 
     async def _drop(self, info_hash: InfoHash) -> None:
-        leaving = self._leaving[info_hash] = trio.Event()
-        self._undeleted.discard(info_hash)
-        self._stored.pop(info_hash, None)
-        holding = self._held.pop(info_hash, None)
+        leaving = await self._leave(info_hash)
         try:
-            if life := self._lives.pop(info_hash, None):
-                life.scope.cancel()
-            if holding:
-                holding.drop()
-            if life:
-                await life.over.wait()
-            await self._parts.swarm.remove(info_hash)
+            await self._end(info_hash)
             await self._parts.library.drop_torrent(info_hash)
         except LibraryError as error:
             logger.error("%s is not deleted yet: %s", info_hash.hex()[:16], error)
@@ -117,6 +202,28 @@ class Holdings:
         finally:
             del self._leaving[info_hash]
             leaving.set()
+
+    async def _leave(self, info_hash: InfoHash) -> trio.Event:
+        """Have the next life of a content wait for the event that this gives, as one that is ending already does."""
+        while before := self._leaving.get(info_hash):
+            await before.wait()
+        leaving = self._leaving[info_hash] = trio.Event()
+        return leaving
+
+    async def _end(self, info_hash: InfoHash) -> None:
+        """End a content's life, and seeding it; its files stay."""
+        self._undeleted.discard(info_hash)
+        self._stored.pop(info_hash, None)
+        self._in_turn.pop(info_hash, None)
+        holding = self._held.pop(info_hash, None)
+        life = self._lives.pop(info_hash, None)
+        if life:
+            life.scope.cancel()
+        if holding:
+            holding.drop()
+        if life:
+            await life.over.wait()
+        await self._parts.swarm.remove(info_hash)
 
 
 class Reading:

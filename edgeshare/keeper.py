@@ -1,10 +1,11 @@
 """What this node keeps: the editions it admitted, the lessons they list, and one holding for each content it wants.
 
-A lesson is wanted when its catalogue is followed, when the config or somebody names it, or when a reader opens it. One
-that is only followed, and has a `fetch_from`, is begun at that time by this node's clock, and before what waits. A new
-version is fetched beside the one that is served and takes its place when it is complete. A withdrawn lesson is
-no longer served, seeded or kept from the moment that its catalogue's edition is admitted. What may be admitted, and
-what is withdrawn, `admission.py` decides and `ledger.py` remembers; here it is carried out.
+A lesson is wanted when its catalogue is followed, when the config or somebody names or pins it, or when a reader opens
+it. When one that is only followed is begun, `prefetch.py` decides; what goes for it, `stock.py`. A new version is
+fetched beside the one that is served, with the files that have not changed taken from there, and takes its place when
+it is complete; the one before goes when nobody reads it. A withdrawn lesson is no longer served, seeded or kept from
+the moment that its catalogue's edition is admitted. What may be admitted, and what is withdrawn, `admission.py` decides
+and `ledger.py` remembers; here it is carried out.
 
 One task, the settler, brings what is held into line with what is listed and wanted; others ask it to. So nothing is
 removed by a task that ends with what it removes, or half-removed when an edition is given up for a newer one.
@@ -13,32 +14,42 @@ removed by a task that ends with what it removes, or half-removed when an editio
 from __future__ import annotations
 
 import logging
-from collections import Counter, deque
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, date, datetime, timedelta
 from typing import NoReturn
 
 import attrs
 import trio
 
-from edgeshare.admission import Admitted, Backed, Gone, Weighed, listed, publisher_of, revocation, withdrawn
+from edgeshare import host
+from edgeshare.admission import Admitted, Backed, Weighed, publisher_of, revocation
 from edgeshare.catalogue import FILE_NAME, SignedLesson
-from edgeshare.config import Config, nearest
+from edgeshare.config import Config
+from edgeshare.display import Display
 from edgeshare.errors import EdgeshareError, LibraryError, ManifestError
 from edgeshare.holding import MISFIT, Expected, Holding, Parts
-from edgeshare.holdings import Holdings, Reading
+from edgeshare.holdings import Brought, Holdings, Reading
 from edgeshare.ledger import Ledger
+from edgeshare.library.eviction import QuotaError, Rank
 from edgeshare.library.index import StoredLesson
+from edgeshare.library.room import Disk
 from edgeshare.manifest import CatalogueManifest, InfoHash, LessonId, LessonManifest, read_lesson
+from edgeshare.precedence import Precedence
+from edgeshare.prefetch import Timetable, Turn
 from edgeshare.publishers import Publishers
+from edgeshare.roll import Roll
+from edgeshare.stock import Stock
 from edgeshare.swarm.session import Helpers
 from edgeshare.trust import Vouched
-from edgeshare.view import LessonView, State
 
 logger = logging.getLogger(__name__)
 
+METERED = "this link is metered: only what somebody opens or asks for is fetched"
+NEEDS_AHEAD = timedelta(days=7)  # a week is what a timetable shows
 SETTLE_EVERY_S = 600.0  # when nobody asks: what a full or failing disk refused is tried again
+MORE_ROOM = 2**20  # bytes; with less than that nothing new is begun
 AT_ONCE = 16  # contents that are fetched at the same time; what somebody asks for does not wait for its turn
 
 
@@ -49,22 +60,58 @@ def _now() -> datetime:
 class Keeper:
     """The node's lessons; `run` owns the tasks of all holdings."""
 
-    def __init__(self, parts: Parts, config: Config, now: Callable[[], datetime] = _now) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        config: Config,
+        now: Callable[[], datetime] = _now,
+        believed: Callable[[], datetime] | None = None,
+        is_metered: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Keep what `config` says; `now` is the clock, aware, and `believed` a moment that it certainly is.
+
+        By the believed moment lessons expire: a clock that runs a year ahead must not empty the catalogue. While the
+        link `is_metered`, nothing is fetched ahead; whoever changes that says so by `reconsider`.
+        """
+        self._is_metered = is_metered
         self._parts = parts
         self._config = config
-        self._now = now  # aware, UTC
+        self._now = now
+        self._believed = believed or now
         self._ledger = Ledger(parts.library)
-        self._newest: dict[LessonId, Backed] = {}
-        self._withdrawn: dict[LessonId, Gone] = {}
-        self._served: dict[LessonId, Backed] = {}  # complete versions; may be older than the newest
+        self.roll = Roll(config, now, self._believed)
         self._rows: dict[LessonId, StoredLesson] = {}  # as the index knows them
         self._heard: Publishers | None = None  # by the newest metadata, also while it is being weighed
-        self._wanted: set[LessonId] = set(config.fetch)
         self._holdings = Holdings(parts, self._attend)
+        self._stock = Stock(
+            self._holdings,
+            config.quota,
+            config.keep_free,
+            lambda: self.roll.worths((held.info_hash for held in self._holdings), self._editions()),
+        )
+        self._precedence = Precedence(
+            self._holdings,
+            self._stock,
+            is_metered=is_metered,
+            is_asked_for=lambda content: any(map(self.roll.is_asked_for, self.roll.lessons_of(content))),
+            is_edition=lambda content: content in self._editions(),
+        )
+        self.display = Display(
+            self.roll,
+            self._holdings,
+            config.schedule.window,
+            now,
+            is_metered=is_metered,
+            origin_trouble=lambda: parts.origins.last_error,
+        )
+        self._taking_over = trio.Lock()
         self._coming: dict[str, InfoHash] = {}  # the content of each catalogue's edition that is not admitted yet
         self._queue: deque[LessonManifest] = deque()  # wanted, their turn to come
-        self._next_start: datetime | None = None  # when the next lesson that may not be fetched yet may be
-        self._is_unsettled = trio.Event()
+        self._timetable = Timetable(parts.library, config.schedule.window, host.local_zone(), parts.rng, now())
+        self._is_asked = trio.Event()  # the settler has something to do: to settle, or less
+        self._is_unsettled = False
+        self._reads: set[LessonId] = set()  # read for the first time on a day, which the index does not know yet
+        self._cleared_on: date | None = None  # the day on which strays were looked for last
         self._settled = trio.Event()  # what the settler sets after its next round
         self._changed = trio.lowlevel.ParkingLot()
 
@@ -75,13 +122,8 @@ class Keeper:
 
     @property
     def bound_by(self) -> frozenset[str]:
-        """Catalogues whose word counts here, followed or not.
-
-        They may withdraw what is still served of them, or reinstate what they withdrew.
-        """
-        names = {name for served in self._served.values() for name in served.manifest.catalogues}
-        withdrew = {gone.by for gone in self._ledger.memory.gone.values() if not gone.is_revocation}
-        return frozenset(names & self.admitted.keys() | withdrew)
+        """Catalogues whose word counts here, followed or not; see `Roll.bound_by`."""
+        return self.roll.bound_by
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the lessons until cancelled; started when what the library held is known again.
@@ -93,9 +135,17 @@ class Keeper:
         async with trio.open_nursery() as nursery:
             await self._holdings.open(nursery)
             nursery.start_soon(self._parts.library.empty_trash)
+            nursery.start_soon(self._parts.library.watch)
+            nursery.start_soon(self._keep_index_whole)
+            nursery.start_soon(self._settle_when_there_is_room)
             nursery.start_soon(self._settle_when_asked)
+            nursery.start_soon(self._precedence.keep)
             await self._settle()
             task_status.started()
+
+    def doubt_disk(self) -> None:
+        """A write to the library's disk failed: it is looked at at once."""
+        self._parts.library.doubt()
 
     def stands_on(self, vouched: Vouched) -> bool:
         """Whether this very edition was admitted, with the same keys behind it: `admit` has nothing to do."""
@@ -109,14 +159,16 @@ class Keeper:
         it need not be fetched anew.
         """
         self._heard = publishers
-        if weighed := await self._ledger.heed(publishers, offered or {}, lambda: tuple(self._served.values())):
-            self._stand_on(weighed)
+        if weighed := await self._ledger.heed(publishers, offered or {}, lambda: tuple(self.roll.served.values())):
+            await self._stand_on(weighed)
             for name in [name for name in self._coming if not self._ledger.memory.is_named(publisher_of(name))]:
                 del self._coming[name]  # nobody vouches for it any more
             await self._settle()
 
-    async def admit(self, vouched: Vouched) -> None:
+    async def admit(self, vouched: Vouched, brought: Brought | None = None) -> None:
         """Take the next edition of a catalogue: fetch its content through the swarm, check it, and stand on it.
+
+        Where its content was `brought`, nothing is fetched.
 
         Raises:
             ManifestError: its content is not what its manifest says.
@@ -129,11 +181,11 @@ class Keeper:
         manifest = vouched.manifest
         self._coming[manifest.name] = manifest.info_hash  # stays when it is refused, or it would be fetched every time
         try:
-            await self._admit(vouched)
+            await self._admit(vouched, brought)
         except trio.Cancelled:  # for a newer one, which should not wait behind it
             if self._coming.get(manifest.name) == manifest.info_hash:
                 del self._coming[manifest.name]
-            self._is_unsettled.set()
+            self._ask_to_settle()
             raise
         self._coming.pop(manifest.name, None)
         await self._settle()
@@ -144,90 +196,112 @@ class Keeper:
         Raises:
             LibraryError: no catalogue of this node lists it, it was withdrawn, or the wish cannot be kept.
         """
-        self.check_known(lesson)
-        known = self._rows.get(lesson) or StoredLesson(id=lesson, wanted=False, served=None, keys={})
-        if not known.wanted:
-            await self._keep_lesson(attrs.evolve(known, wanted=True))
-        if lesson not in self._wanted:
-            self._wanted.add(lesson)
+        self._begin(self.roll.manifest(lesson), Rank.KEPT)
+        row = self._row(lesson)
+        if not row.wanted:
+            await self._keep_lesson(attrs.evolve(row, wanted=True))
+        if lesson not in self.roll.wanted:
+            self.roll.wanted.add(lesson)
             await self._settle()
+
+    async def pin(self, lesson: LessonId) -> None:
+        """Fetch a lesson, and keep it and its next versions whatever else needs room, until it is unpinned.
+
+        Raises:
+            LibraryError: as `want`; a `QuotaError` where there is no room for it.
+        """
+        self._begin(self.roll.manifest(lesson), Rank.KEPT)
+        await self._keep_lesson(attrs.evolve(self._row(lesson), pinned=True))
+        self.roll.pin(self.roll.pinned | {lesson})
+        await self._settle()
+
+    async def unpin(self, lesson: LessonId) -> None:
+        """Let a lesson go again when something else needs its room.
+
+        Raises:
+            LibraryError: it is not pinned, or that cannot be kept.
+        """
+        if lesson not in self.roll.pinned:
+            raise LibraryError(f"{lesson} is not pinned", hint="`edgeshare lessons` shows which are")
+        row = attrs.evolve(self._row(lesson), pinned=False)
+        await self._keep_lesson(row)
+        self.roll.pin(self.roll.pinned - {lesson})
+        await self._settle()
+
+    def has(self, lesson: LessonId, content: InfoHash) -> bool:
+        """Whether a version of a lesson is complete here, and this is its content."""
+        served, held = self.roll.served.get(lesson), self._holdings.get(content)
+        return served is not None and served.manifest.info_hash == content and held is not None and held.is_complete
+
+    async def adopt(self, lesson: LessonId, brought: Brought) -> None:
+        """Keep a lesson whose content was brought by another way than the swarm; it is served when this returns.
+
+        Raises:
+            LibraryError: no catalogue lists it with this content, it was withdrawn, it cannot be kept, or, as a
+                `QuotaError`, there is no room for it.
+            ManifestError: its content is not what its manifest says.
+        """
+        self.roll.check_known(lesson)
+        known = [each.manifest for each in (self.roll.newest.get(lesson), self.roll.served.get(lesson)) if each]
+        manifest = next((each for each in known if each.info_hash == brought.stored.info_hash), None)
+        if manifest is None:
+            raise LibraryError(f"{lesson} is another version here", hint="see `edgeshare lessons` for what is listed")
+        expected = Expected.of_lesson(manifest)
+        if not expected.fits(brought.layout):
+            raise ManifestError(f"{lesson} is refused ({MISFIT})")
+        if self._holdings.get(manifest.info_hash) is None:
+            self._stock.make_room(manifest, Rank.KEPT, here=manifest.size)
+        named = [self.admitted[name].manifest for name in manifest.catalogues if name in self.admitted]
+        await self._holdings.adopt(expected, self._helpers(*named), brought)
+        await self._settle()
 
     @asynccontextmanager
     async def read(self, lesson: LessonId) -> AsyncGenerator[Reading, None]:
         """The lesson's files while somebody reads; starts fetching it when it is only listed. See `view.Node`."""
-        self.check_known(lesson)
-        manifest = (self._served.get(lesson) or self._newest[lesson]).manifest
-        expected, holding = _expected(manifest), self._hold(manifest)
-        if not expected.fits(await holding.ready()):
-            raise LibraryError(f"the lesson cannot be opened ({MISFIT})")
-        yield Reading(holding)
+        manifest = self.roll.manifest(lesson)
+        expected, holding = Expected.of_lesson(manifest), self._begin(manifest, Rank.KEPT)
+        with self._stock.reading(lesson, manifest.info_hash, lambda: self._is_left(lesson, manifest.info_hash)):
+            if not holding.is_complete:
+                self._precedence.reconsider()
+            if not expected.fits(await holding.ready()):
+                raise LibraryError(f"the lesson cannot be opened ({MISFIT})")
+            today = self._believed().date()
+            if self.roll.used.get(lesson) != today:
+                self.roll.used[lesson] = today
+                self._reads.add(lesson)
+                self._is_asked.set()
+            yield Reading(holding)
 
-    def lessons(self) -> tuple[LessonView, ...]:
-        """Every lesson that may be shown now; withdrawn ones are left out."""
-        ids = (set(self._newest) | set(self._served)) - set(self._withdrawn)
-        views = [view for view in map(self.lesson, ids) if view and not view.manifest.is_rehearsal]
-        return tuple(
-            sorted(views, key=lambda view: (view.manifest.levels, view.manifest.subjects, view.manifest.title))
-        )
+    @property
+    def is_busy(self) -> bool:
+        """Whether something that was begun is still to come."""
+        return any(not held.is_complete for held in self._holdings)
 
-    def lesson(self, lesson: LessonId) -> LessonView | None:
-        """One lesson, a withdrawn one too; None when this node has not heard of it, or may not show it yet.
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of the quota that are taken, or promised to what is being fetched."""
+        return self._stock.used()
 
-        A rehearsal is told of to those who know its name: the publisher asks how it went.
-        """
-        if gone := self._withdrawn.get(lesson):
-            known = gone.lesson
-            return LessonView(manifest=known, state=State.WITHDRAWN, reason=gone.why) if known else None
-        newest, served = self._newest.get(lesson), self._served.get(lesson)
-        shown = served or newest
-        if shown is None:
-            return None
-        manifest = shown.manifest
-        if manifest.available_from and manifest.available_from > self._now() and not manifest.is_rehearsal:
-            return None
-        following = newest.manifest.version if newest and newest.manifest != manifest else None
-        view = LessonView(manifest=manifest, state=State.LISTED, next_version=following, is_offered=newest is not None)
-        holding = self._held(manifest)
-        if holding is None:
-            if not self._is_followed(manifest):
-                return view
-            appointment = manifest.fetch_from if manifest.fetch_from and manifest.fetch_from > self._now() else None
-            reason = f"it is fetched from {appointment.isoformat()} on" if appointment else None
-            return attrs.evolve(view, state=State.WAITING, reason=reason)
-        if holding.layout and not _expected(manifest).fits(holding.layout):
-            return attrs.evolve(view, state=State.FAILED, reason=MISFIT)
-        progress = holding.torrent.progress if holding.torrent else None
-        peers = progress.peers if progress else 0
-        return attrs.evolve(
-            view,
-            state=holding.state,
-            reason=holding.trouble or self._obstacle(holding, peers),
-            bytes_have=holding.bytes_have,
-            peers=peers,
-            crowd=holding.crowd,
-            origin_bytes=holding.origin_bytes,
-            peer_bytes=holding.peer_bytes,
-        )
+    def reconsider(self) -> None:
+        """What decides about fetching ahead has changed."""
+        self._precedence.reconsider()
+        self._ask_to_settle()
 
-    def _obstacle(self, holding: Holding, peers: int) -> str | None:
-        """Why nothing comes at the moment, though nothing is wrong with the content."""
-        away = holding.missing_at_origin or self._parts.origins.last_error
-        if holding.is_complete or peers or away is None:
-            return None
-        return f"no peer that can be reached has it, and {away}"
-
-    def states(self) -> Mapping[State, int]:
-        """How many lessons are in each state."""
-        return Counter(view.state for view in self.lessons()) | Counter({State.WITHDRAWN: len(self._withdrawn)})
+    def hear_again(self) -> None:
+        """The origins are heard again after they were not; see `Timetable.hear_again`."""
+        self._timetable.hear_again(self._now())
 
     async def change(self) -> None:
         """Wait until a lesson came into another state, or an edition was admitted."""
         await self._changed.park()
 
-    async def _admit(self, vouched: Vouched) -> None:
+    async def _admit(self, vouched: Vouched, brought: Brought | None) -> None:
         manifest = vouched.manifest
-        expected = _expected_catalogue(manifest)
-        holding = self._holdings.hold(expected, self._helpers(manifest))
+        expected, helpers = Expected.of_edition(manifest), self._helpers(manifest)
+        if brought:
+            holding = await self._holdings.adopt(expected, helpers, brought)
+        else:
+            holding = self._holdings.hold(expected, helpers)
         await holding.until(lambda: holding.is_complete or holding.is_refused)
         layout = holding.layout
         if layout is None or holding.is_refused:
@@ -235,104 +309,186 @@ class Keeper:
         if not expected.fits(layout) or [entry.path for entry in layout.files] != [FILE_NAME]:
             raise ManifestError(f"the content of {manifest.name} is not a catalogue's")
         raw = await self._parts.library.file(manifest.info_hash, layout.files[0])
-        self._stand_on(await self._ledger.admit(vouched, raw))
+        await self._stand_on(await self._ledger.admit(vouched, raw))
         lessons = self.admitted[manifest.name].edition.lessons
         logger.info("%s: edition %d, lessons: %d", manifest.name, manifest.edition, len(lessons))
 
-    def _stand_on(self, weighed: Weighed) -> None:
+    async def _stand_on(self, weighed: Weighed) -> None:
         """Have what a step decided count: at once for who reads, and for the rest with the settler's next round."""
         for line in weighed.lines:
             logger.warning("%s", line)
         for trouble in weighed.troubles:
             logger.error("%s", trouble)
         for lesson in weighed.fallen:
-            self._served.pop(lesson, None)
-        self._take_over()
+            self.roll.serve(lesson, None)
+        with trio.CancelScope(shield=True):  # what was admitted counts; half a second at most
+            await self._take_over()
 
-    def _take_over(self) -> None:
-        memory = self._ledger.memory
-        self._newest = listed(memory, filter(self._is_shown, memory.admitted))
-        self._withdrawn = withdrawn(memory)
+    async def _take_over(self) -> None:
+        async with self._taking_over:  # or what is older might come last
+            self.roll.take_over(await trio.to_thread.run_sync(self.roll.read, self._ledger.memory))
 
     async def _remember(self) -> None:
         """Take up what the library says was admitted, asked for and held; nothing is asked of the network."""
+        await self._timetable.remember()
         await self._ledger.remember()
         memory = self._ledger.memory
-        for row in await self._parts.library.lessons():
+        read = {
+            lesson.manifest.id: Backed(lesson, admitted.keys, admitted.epoch)
+            for admitted in memory.admitted.values()
+            for lesson in admitted.edition.lessons
+        }
+        rows = await self._parts.library.lessons()
+        self.roll.pin(row.id for row in rows if row.pinned)
+        for row in rows:
             if row.wanted:
-                self._wanted.add(row.id)
-            if row.served:
-                try:
-                    manifest = read_lesson(row.served, row.keys)
-                except EdgeshareError as error:
-                    logger.warning("the library's manifest of %s is damaged: %s", row.id, error)
+                self.roll.wanted.add(row.id)
+            if row.used_on:
+                self.roll.used[row.id] = row.used_on
+            if served := row.served:
+                backed = read.get(row.id)
+                if backed and (backed.lesson.raw, backed.keys, backed.epoch) == (served, row.keys, row.epoch):
+                    row = attrs.evolve(row, served=backed.lesson.raw, keys=backed.keys)  # noqa: PLW2901 - kept once
+                else:
+                    backed = _read_again(row, served)
+                if backed is None:
                     continue
-                backed = Backed(SignedLesson(manifest, row.served), row.keys, row.epoch)
                 if memory.publishers is None or revocation(memory.publishers, backed) is None:
-                    self._served[row.id] = backed
+                    self.roll.served[row.id] = backed
             self._rows[row.id] = row
-        self._take_over()
+        await self._take_over()
+
+    async def _settle_when_there_is_room(self) -> NoReturn:
+        """Begin what there was no room for as soon as somebody made some, and not with the next round."""
+
+        def has_more(disk: Disk) -> bool:
+            known = self._stock.free
+            is_more = known is None or (disk.free or 0) > known + MORE_ROOM
+            return is_more and bool(self.roll.short) and not disk.is_paused
+
+        while True:
+            await self._parts.library.until_disk(has_more)
+            await self._settle()
+
+    async def _keep_index_whole(self) -> NoReturn:
+        """Have an index that takes the place of a lost one know what this node does."""
+        while True:
+            await self._parts.library.reopened()
+            try:
+                await self._ledger.keep_anew()
+                known = {row.id: row for row in await self._parts.library.lessons()}
+                for lesson in known.keys() - self._rows.keys():
+                    await self._parts.library.drop_lesson(lesson)
+                await self._parts.library.keep_lessons(
+                    [row for lesson, row in self._rows.items() if known.get(lesson) != row]
+                )
+                await self._holdings.keep_anew()
+            except LibraryError as error:
+                logger.error("the index may not know all that this node holds: %s", error)
 
     async def _settle(self) -> None:
         """Have what is held brought into line with what is listed and wanted; returns when it is."""
         settled = self._settled
-        self._is_unsettled.set()
+        self._ask_to_settle()
         await settled.wait()
+
+    def _ask_to_settle(self) -> None:
+        self._is_unsettled = True
+        self._is_asked.set()
 
     async def _settle_when_asked(self) -> None:
         while True:
-            with trio.move_on_after(self._rest_s()):
-                await self._is_unsettled.wait()
-            self._is_unsettled = trio.Event()
-            settled, self._settled = self._settled, trio.Event()
-            await self._settle_once()
-            settled.set()
-            self._changed.unpark_all()
+            with trio.move_on_after(self._rest_s()) as rest:
+                await self._is_asked.wait()
+            self._is_asked = trio.Event()
+            await self._keep_reads()
+            if self._is_unsettled or rest.cancelled_caught:
+                self._is_unsettled = False
+                settled, self._settled = self._settled, trio.Event()
+                await self._settle_once()
+                settled.set()
+                self._changed.unpark_all()
+
+    async def _keep_reads(self) -> None:
+        """Have the index know which lessons were used today, so that others go before them."""
+        for lesson in self._reads & self._rows.keys():
+            with suppress(LibraryError):  # it is remembered all the same while the node runs
+                await self._keep_lesson(attrs.evolve(self._rows[lesson], used_on=self.roll.used[lesson]))
+        self._reads.clear()
 
     def _rest_s(self) -> float:
         """How long nothing is to do when nobody asks; short of it where the clock is set anew in between."""
-        if self._next_start is None:
+        if self.roll.turn.look_at is None:
             return SETTLE_EVERY_S
-        return min(SETTLE_EVERY_S, max(0.0, (self._next_start - self._now()).total_seconds()))
+        return min(SETTLE_EVERY_S, max(0.0, (self.roll.turn.look_at - self._now()).total_seconds()))
 
     async def _settle_once(self) -> None:
+        self._stock.free = await self._parts.library.free_bytes()
+        await self._timetable.look(self._now())
         await self._forget()
         for each in self.admitted.values():
-            self._holdings.hold(_expected_catalogue(each.manifest), self._helpers(each.manifest))
-        for served in self._served.values():
+            self._holdings.hold(Expected.of_edition(each.manifest), self._helpers(each.manifest))
+        for served in self.roll.served.values():
             self._hold(served.manifest)
-        self._queue.clear()
-        self._next_start = None
-        for lesson, newest in self._newest.items():
-            if self._holdings.is_stored(newest.manifest.info_hash) or lesson in self._wanted:
-                self._hold(newest.manifest)
-            elif self._held(newest.manifest) is None and self._is_followed(newest.manifest):
-                self._queue_up(newest.manifest)
-        for lesson, newest in list(self._newest.items()):
-            held = self._held(newest.manifest)
-            if held and held.is_complete_as(_expected(newest.manifest)):  # a new version may have the same content
-                await self._promote(lesson, newest)
+        await self._queue_up()
+        self._stock.shrink()
+        if self._stock.leaving:
+            self._part_with_leaving()
+            await self._forget()
+        await trio.lowlevel.checkpoint()  # 50,000 lessons take a while, and readers should wait no longer than so
+        for held in list(self._holdings):
+            for lesson in self.roll.lessons_of(held.info_hash):
+                newest = self.roll.newest.get(lesson)
+                if newest and held.is_complete_as(Expected.of_lesson(newest.manifest)):  # its content may be the same
+                    await self._promote(lesson, newest)
         self._fill()
-        needed = set(self._coming.values()) | {each.manifest.info_hash for each in self.admitted.values()}
-        needed |= {each.manifest.info_hash for each in (*self._served.values(), *self._newest.values())}
-        await self._holdings.drop_all_but(needed | self._spared())
+        await trio.lowlevel.checkpoint()
+        needed = self._editions() | self.roll.contents
+        needed |= {each.manifest.info_hash for each in self.roll.served.values()}
+        needed |= self._spared() | self._stock.read(besides=self.roll.withdrawn)
+        await self._holdings.drop_all_but(needed - self._stock.leaving)
+        await self._clear_strays(needed)
+        self._stock.leaving.intersection_update(held.info_hash for held in self._holdings)
+
+    async def _clear_strays(self, needed: Collection[InfoHash]) -> None:
+        """Once a day, delete what is on the disk and nothing names, when the catalogues are here that would."""
+        today = self._believed().date()
+        if self.admitted and self._cleared_on != today:
+            self._cleared_on = today
+            try:
+                await self._parts.library.clear_strays({*needed, *(held.info_hash for held in self._holdings)}, today)
+            except LibraryError as error:
+                logger.warning("what nothing names any more is not deleted: %s", error)
+
+    def _editions(self) -> set[InfoHash]:
+        """The contents of catalogues' editions that are stood on, or coming."""
+        return {each.manifest.info_hash for each in self.admitted.values()} | set(self._coming.values())
+
+    def _part_with_leaving(self) -> None:
+        """No longer serve what is about to go for something else."""
+        for lesson, served in list(self.roll.served.items()):
+            if served.manifest.info_hash in self._stock.leaving:
+                self.roll.serve(lesson, None)
+                logger.info("%s goes: its room is needed", lesson)
 
     async def _forget(self) -> None:
         """Have the index forget what was withdrawn, and versions that are not served any more."""
-        for lesson in self._withdrawn.keys() & self._served.keys():
-            del self._served[lesson]
+        for lesson in self.roll.withdrawn.keys() & self.roll.served.keys():
+            self.roll.serve(lesson, None)
         for lesson, row in list(self._rows.items()):
-            gone = self._withdrawn.get(lesson)
-            if gone is None and (row.served is None or lesson in self._served):
+            gone = self.roll.withdrawn.get(lesson)
+            if gone is None and (row.served is None or lesson in self.roll.served):
                 continue
             try:
-                if row.wanted and (gone is None or gone.is_revocation):  # it may come back, and is wanted then
+                is_named = row.wanted or row.pinned
+                if is_named and (gone is None or gone.is_revocation):  # it may come back, and is wanted then
                     if row.served is not None:
                         await self._keep_lesson(attrs.evolve(row, served=None, keys={}, epoch=None))
                 else:
                     await self._parts.library.drop_lesson(lesson)
                     self._rows.pop(lesson, None)
-                    self._wanted -= {lesson} - set(self._config.fetch)
+                    self.roll.wanted -= {lesson} - set(self._config.fetch)
+                    self.roll.pin(self.roll.pinned - {lesson})
             except LibraryError as error:  # what withdrew it says the same at the next start
                 logger.error("the withdrawn lesson %s is not forgotten yet: %s", lesson, error)
 
@@ -341,63 +497,112 @@ class Keeper:
         memory = self._ledger.memory
         return {
             gone.lesson.info_hash
-            for gone in self._withdrawn.values()
+            for gone in self.roll.withdrawn.values()
             if gone.lesson and gone.is_revocation and memory.is_named(gone.by)
             if self._ledger.awaits(gone.lesson.catalogues)
         }
 
-    def _queue_up(self, manifest: LessonManifest) -> None:
-        """Have a followed lesson wait for its turn, or for its time: then it goes before what has none."""
-        start = manifest.fetch_from
-        if start is None:
-            self._queue.append(manifest)
-        elif start <= self._now():
-            self._queue.appendleft(manifest)
-        else:
-            self._next_start = min(start, self._next_start or start)
+    async def _queue_up(self) -> None:
+        """Have what is wanted, and not begun, wait for its turn."""
+        self.roll.short.clear()
+        asked: list[LessonManifest] = []
+        followed: list[LessonManifest] = []
+        for place, (lesson, newest) in enumerate(list(self.roll.newest.items())):
+            if place % 1000 == 0:
+                await trio.lowlevel.checkpoint()  # readers wait no longer than so
+            manifest = newest.manifest
+            if self._holdings.is_stored(manifest.info_hash):
+                self._hold(manifest)
+            elif self._holdings.of(manifest) is None:
+                if self.roll.is_asked_for(lesson):
+                    asked.append(manifest)
+                elif self.roll.is_followed(manifest) and not self.roll.is_over(manifest):
+                    followed.append(manifest)
+        self.roll.turn = Turn() if self._is_metered() else self._timetable.turn(followed, self._now())
+        self._queue = deque((*asked, *self.roll.turn.due))
 
     def _fill(self) -> None:
         """Begin with the next lessons in the queue, as long as few are being fetched."""
         busy = self._holdings.busy if self._queue else 0
+        hopeless: dict[Rank, int] = {}  # the least size for which there was no room
         while self._queue and busy < AT_ONCE:
             manifest = self._queue.popleft()
-            busy += self._holdings.get(manifest.info_hash) is None  # else another lesson has the same content
-            self._hold(manifest)
+            if self._holdings.of(manifest) is not None:
+                continue
+            rank = self.roll.rank(manifest)
+            if manifest.size >= hopeless.get(rank, manifest.size + 1):
+                self.roll.short[manifest.id] = self._stock.shortage(manifest)
+                continue
+            is_new = self._holdings.get(manifest.info_hash) is None  # else another lesson has the same content
+            try:
+                self._begin(manifest, rank)
+            except QuotaError as error:
+                self.roll.short[manifest.id] = error
+                hopeless[rank] = manifest.size
+            else:
+                busy += is_new
 
-    def _held(self, manifest: LessonManifest) -> Holding | None:
-        """The holding of a lesson's content, if it was begun for what this manifest says of it."""
-        held = self._holdings.get(manifest.info_hash)
-        return held if held and held.is_expected(_expected(manifest)) else None
+    def _begin(self, manifest: LessonManifest, rank: Rank) -> Holding:
+        """The holding of a lesson's content; room is made, and it is begun, when there is none.
+
+        Raises:
+            QuotaError: there is no room for it.
+        """
+        self._stock.leaving.discard(manifest.info_hash)
+        if (held := self._holdings.of(manifest)) is not None:
+            return held
+        if self._holdings.get(manifest.info_hash) is None and not self._holdings.is_stored(manifest.info_hash):
+            self._stock.make_room(manifest, rank)
+            if self._stock.leaving:
+                self._part_with_leaving()
+                self._ask_to_settle()
+        self.roll.short.pop(manifest.id, None)
+        return self._hold(manifest)
+
+    def _is_left(self, lesson: LessonId, content: InfoHash) -> None:
+        """The last reader of a content has left: it may be of a version that waits only for that."""
+        served = self.roll.served.get(lesson)
+        if served is None or served.manifest.info_hash != content:
+            self._ask_to_settle()
+        if (held := self._holdings.get(content)) and not held.is_complete:
+            self._precedence.reconsider()
 
     def _hold(self, manifest: LessonManifest) -> Holding:
         """The holding of a lesson's content; begun when there is none."""
         named = [self.admitted[name].manifest for name in manifest.catalogues if name in self.admitted]
-        return self._holdings.hold(_expected(manifest), self._helpers(*named))
+        served = self.roll.served.get(manifest.id)
+        before = served.manifest.info_hash if served else None
+        return self._holdings.hold(Expected.of_lesson(manifest), self._helpers(*named), before)
 
     async def _attend(self, holding: Holding) -> NoReturn:
         """What a content's steps change for others, as long as it is held."""
         while True:
             before = holding.state, holding.is_unobtainable
             if holding.is_complete:
-                for lesson, newest in list(self._newest.items()):
-                    manifest = newest.manifest
-                    if manifest.info_hash == holding.info_hash and holding.is_complete_as(_expected(manifest)):
+                for lesson in self.roll.lessons_of(holding.info_hash):
+                    newest = self.roll.newest.get(lesson)
+                    if newest and holding.is_complete_as(Expected.of_lesson(newest.manifest)):
                         await self._promote(lesson, newest)
             self._fill()
+            self._precedence.reconsider()
             self._changed.unpark_all()
             await holding.until(lambda: (holding.state, holding.is_unobtainable) != before)  # noqa: B023 - awaited here
 
     async def _promote(self, lesson: LessonId, newest: Backed) -> None:
         """A lesson's newest version is complete: it is served from now on, and the one before it goes."""
+        if newest.manifest.info_hash in self._stock.leaving:
+            return
         if self._heard and revocation(self._heard, newest) is not None:
             return  # it is about to be taken back, and the one before may not be
-        before = self._served.get(lesson)
-        self._served[lesson] = newest
+        before = self.roll.served.get(lesson)
+        self.roll.serve(lesson, newest)
         if before == newest:
             return
         row = StoredLesson(
             id=lesson,
-            wanted=lesson in self._wanted,
+            wanted=lesson in self.roll.wanted,
+            pinned=lesson in self.roll.pinned,
+            used_on=self.roll.used.setdefault(lesson, self._believed().date()),
             served=newest.lesson.raw,
             keys=newest.keys,
             epoch=newest.epoch,
@@ -406,39 +611,19 @@ class Keeper:
             await self._keep_lesson(row)
         except LibraryError as error:  # what is served now would be gone at the next start: the one before stays
             logger.error("version %d of %s is not served yet: %s", newest.manifest.version, lesson, error)
-            self._served.pop(lesson, None)
-            if before and lesson not in self._withdrawn:
-                self._served[lesson] = before
+            self.roll.serve(lesson, before if lesson not in self.roll.withdrawn else None)
             return
         if before and before.manifest.info_hash != newest.manifest.info_hash:
-            self._is_unsettled.set()
+            self._ask_to_settle()
+
+    def _row(self, lesson: LessonId) -> StoredLesson:
+        return self._rows.get(lesson) or StoredLesson(id=lesson, wanted=False, served=None, keys={})
 
     async def _keep_lesson(self, row: StoredLesson) -> None:
         await self._parts.library.keep_lesson(row)
         self._rows[row.id] = row
-        if row.id in self._withdrawn:  # while it was written
-            self._is_unsettled.set()
-
-    def _is_shown(self, catalogue: str) -> bool:
-        return catalogue in self._config.follow or catalogue in self._config.show
-
-    def _is_followed(self, manifest: LessonManifest) -> bool:
-        return any(name in self._config.follow and name in self.admitted for name in manifest.catalogues)
-
-    def check_known(self, lesson: LessonId) -> None:
-        """Refuse a lesson that may not come here; whatever adds content asks this first.
-
-        Raises:
-            LibraryError: it was withdrawn, or no catalogue of this node lists it.
-        """
-        if gone := self._withdrawn.get(lesson):
-            raise LibraryError(f"{lesson} was withdrawn", hint=gone.why)
-        if lesson in self._newest or lesson in self._served:
-            return
-        names = ", ".join((*self._config.follow, *self._config.show)) or "none"
-        close = nearest(lesson, self._newest)
-        hint = f"did you mean {close}?" if close else f"this node's catalogues: {names}; add others to `follow`"
-        raise LibraryError(f"no catalogue here lists the lesson {lesson}", hint=hint)
+        if row.id in self.roll.withdrawn:  # while it was written
+            self._ask_to_settle()
 
     def _helpers(self, *catalogues: CatalogueManifest) -> Helpers:
         swarm = self._config.swarm
@@ -446,9 +631,10 @@ class Keeper:
         return Helpers(trackers=tuple(found), peers=swarm.peers)
 
 
-def _expected_catalogue(manifest: CatalogueManifest) -> Expected:
-    return Expected(info_hash=manifest.info_hash, size=manifest.size, files=1)
-
-
-def _expected(manifest: LessonManifest) -> Expected:
-    return Expected(info_hash=manifest.info_hash, size=manifest.size, files=manifest.files, audience=manifest.audience)
+def _read_again(row: StoredLesson, served: bytes) -> Backed | None:
+    """What an earlier run served, verified; None when it is damaged."""
+    try:
+        return Backed(SignedLesson(read_lesson(served, row.keys), served), row.keys, row.epoch)
+    except EdgeshareError as error:
+        logger.warning("the library's manifest of %s is damaged: %s", row.id, error)
+        return None

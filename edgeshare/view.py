@@ -15,6 +15,8 @@ import attrs
 
 from edgeshare.freshness import Freshness
 from edgeshare.layout import FileEntry
+from edgeshare.library.room import AT_EASE, Disk
+from edgeshare.limits import UNLIMITED, Limits
 from edgeshare.manifest import LessonId, LessonManifest
 from edgeshare.refusals import Refusal, RefusalNote
 
@@ -30,6 +32,16 @@ class State(enum.Enum):
     FAILED = "failed"  # `reason` says why; it is tried again where that can help
 
 
+class Obstacle(enum.Enum):
+    """Why a lesson that is wanted does not come at the moment, though nothing is wrong with it."""
+
+    NOBODY = "nobody"  # no peer that can be reached has it, and no origin gives it
+    LATER = "later"  # its time has not come: the night, or its appointment
+    ROOM = "room"  # it does not fit beside what is kept
+    DISK = "disk"  # the disk is full, or cannot be written
+    METERED = "metered"  # the link is paid by the byte, or this month's share is used up
+
+
 @attrs.frozen(kw_only=True)
 class LessonView:
     """One lesson on this node, at one instant."""
@@ -37,6 +49,8 @@ class LessonView:
     manifest: LessonManifest  # of the version that is served, or will be
     state: State
     reason: str | None = None  # why it stands still, for now or for good, in one line
+    obstacle: Obstacle | None = None  # what the reason is about, where it stands still for now
+    is_pinned: bool = False
     bytes_have: int = 0  # verified
     peers: int = 0  # connected
     crowd: int | None = None  # nodes believed to be after it, this one included; while it is fetched
@@ -78,6 +92,11 @@ class LessonView:
             "start": manifest.start,
             "files": manifest.files,
             "info_hash": manifest.info_hash.hex(),
+            "obstacle": self.obstacle.value if self.obstacle else None,
+            "pinned": self.is_pinned,
+            "needed_at": _iso(manifest.needed_at),
+            "available_from": _iso(manifest.available_from),
+            "expires": _iso(manifest.expires),
         }
 
 
@@ -105,6 +124,15 @@ class MirrorView:
 
 
 @attrs.frozen(kw_only=True)
+class Need:
+    """What must be here at one moment: the lessons that this node fetches ahead for a class."""
+
+    at: datetime
+    lessons: int
+    ready: int  # of them complete
+
+
+@attrs.frozen(kw_only=True)
 class NodeStatus:
     """The node as a whole, at one instant."""
 
@@ -124,6 +152,12 @@ class NodeStatus:
     refusals: tuple[RefusalNote, ...] = ()  # the last metadata that was refused, the newest last
     refused: Mapping[Refusal, int] = attrs.field(factory=dict)  # how often since the daemon started
     metadata_versions: Mapping[str, int] = attrs.field(factory=dict)  # trusted, by role
+    quota: int = 0  # bytes
+    used_bytes: int = 0  # of the quota; what is being fetched counts whole
+    disk: Disk = AT_EASE  # the library's, and why nothing is fetched when it has no room
+    needs: tuple[Need, ...] = ()  # of the days to come, the next first
+    limits: Limits = UNLIMITED  # in force towards the outside
+    outside_bytes: int = 0  # to and from the outside in this month
 
     def as_json(self) -> dict[str, Any]:
         """Its fields as the API and `--json` give them; fields are only ever added."""
@@ -160,6 +194,15 @@ class NodeStatus:
             "uploaded_bytes": self.uploaded_bytes,
             "peers": self.peers,
             "free_bytes": self.free_bytes,
+            "quota": self.quota,
+            "used_bytes": self.used_bytes,
+            "disk": self.disk.as_json(),
+            "metered": self.limits.is_metered,
+            "metered_because": self.limits.reason,
+            "upload_limit": self.limits.upload,
+            "download_limit": self.limits.download,
+            "outside_bytes": self.outside_bytes,
+            "needs": [{"at": _iso(each.at), "lessons": each.lessons, "ready": each.ready} for each in self.needs],
             "mirrors": [
                 {
                     "name": each.name,
@@ -201,6 +244,29 @@ class OpenLesson(Protocol):
         ...
 
 
+@attrs.frozen(kw_only=True)
+class Arrival:
+    """What became of one lesson that `edgeshare import` brought."""
+
+    lesson: LessonId
+    refused: str | None = None  # why it is not here
+
+    def as_json(self) -> dict[str, Any]:
+        """Its fields as the control socket gives them."""
+        return {"id": self.lesson, "refused": self.refused}
+
+
+@attrs.frozen(kw_only=True)
+class Standing:
+    """What the pages say of the node as a whole, at one instant; for less than its whole status takes."""
+
+    freshness: Freshness  # of the origin's metadata
+    trouble: str | None  # what the last attempt to hear from the origin met; None when it went well
+    issued: datetime | None  # when the newest edition of its catalogues was; None until one is here
+    disk: Disk = AT_EASE  # the library's
+    needs: tuple[Need, ...] = ()  # of the days to come, the next first
+
+
 class Node(Protocol):
     """What the shim and the control socket may ask of a node."""
 
@@ -208,12 +274,23 @@ class Node(Protocol):
         """Every lesson that may be shown now, by level, subject and title; withdrawn ones are left out."""
         ...
 
+    def listing(self) -> tuple[LessonManifest, ...]:
+        """The manifests of the same lessons, in the same order; the very same tuple as long as they are the same.
+
+        With thousands of them, who needs the state of some asks for that by `lesson`.
+        """
+        ...
+
     def lesson(self, lesson: LessonId) -> LessonView | None:
         """One lesson, a withdrawn one too; None when this node has not heard of it, or may not show it yet."""
         ...
 
+    def standing(self) -> Standing:
+        """What its pages say of it."""
+        ...
+
     def status(self) -> NodeStatus:
-        """The node as a whole."""
+        """The node as a whole; with 5,000 lessons held it takes 50 ms to count them."""
         ...
 
     async def want(self, lesson: LessonId) -> None:
@@ -221,6 +298,31 @@ class Node(Protocol):
 
         Raises:
             LibraryError: no catalogue of this node lists it, or it was withdrawn.
+        """
+        ...
+
+    async def pin(self, lesson: LessonId) -> None:
+        """Fetch a lesson, and keep it whatever else needs room, until it is unpinned.
+
+        Raises:
+            LibraryError: as `want`.
+        """
+        ...
+
+    async def unpin(self, lesson: LessonId) -> None:
+        """Let a lesson go again when something else needs its room.
+
+        Raises:
+            LibraryError: it is not pinned.
+        """
+        ...
+
+    async def take_in(self) -> tuple[Arrival, ...]:
+        """Take in what `edgeshare import` has copied for this node.
+
+        Raises:
+            LibraryError: it is still copying, or the library's disk fails.
+            ManifestError: what was copied is damaged as a whole.
         """
         ...
 

@@ -13,7 +13,18 @@ import pytest
 
 from edgeshare.cli.main import cli
 from edgeshare.cli.node import REASONS
-from edgeshare.config import Config, Endpoint, OriginConfig, ShimConfig, SwarmConfig, parse
+from edgeshare.config import (
+    Config,
+    Endpoint,
+    LinkConfig,
+    LinkHours,
+    OriginConfig,
+    ScheduleConfig,
+    ShimConfig,
+    SwarmConfig,
+    parse,
+)
+from edgeshare.hours import Window
 from edgeshare.ration import Reason
 from edgeshare.shim.metrics import NodeCollector
 from edgeshare.view import State
@@ -55,10 +66,12 @@ def test_every_commands_help_ends_with_an_example() -> None:
         assert re.search(rf"Example:\n +{name}", help_text), name
 
 
-@pytest.mark.parametrize("section", [Config, OriginConfig, ShimConfig, SwarmConfig])
+@pytest.mark.parametrize(
+    "section", [Config, OriginConfig, ShimConfig, SwarmConfig, ScheduleConfig, LinkConfig, LinkHours]
+)
 def test_every_key_of_the_config_is_in_the_docs(section: type) -> None:
     text = (DOCS / "config.md").read_text(encoding="utf-8")
-    keys = [key for key, kind in get_type_hints(section).items() if kind is Endpoint or not attrs.has(kind)]
+    keys = [key for key, kind in get_type_hints(section).items() if kind in (Endpoint, Window) or not attrs.has(kind)]
     missing = [key for key in keys if f"| `{key}` |" not in text]
     assert not missing
 
@@ -71,6 +84,8 @@ def test_the_defaults_in_the_docs_are_those_of_the_code() -> None:
     assert f"| `refresh_every_s` | `{config.refresh_every_s:.0f}`" in text
     assert f'`"{config.shim.listen}"` home' in text
     assert f'| `listen` | `"{config.swarm.listen}"` |' in text
+    assert f'| `window` | `"{config.schedule.window}"` home' in text
+    assert f'| `keep_free` | `"{config.keep_free // 2**30} GiB"` |' in text
 
 
 def test_the_metrics_in_the_docs_are_those_of_the_code() -> None:

@@ -1,11 +1,11 @@
-"""`edgeshare run`, and the commands that ask a running node: `status`, `lessons`, `get`."""
+"""`edgeshare run`, and the commands that ask a running node: `status`, `lessons`, `get`, `pin`, `unpin`."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import sys
-from datetime import datetime
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -103,19 +103,24 @@ def status(config: Path | None, library: Path | None, as_json: bool, watch: bool
 @_library
 @_json
 @click.option("--level", help="Only those of a level, like 6e.")
-def lessons(config: Path | None, library: Path | None, as_json: bool, level: str | None) -> None:
+@click.option("--needed", metavar="DAY", help="Only those needed on a day: today, tomorrow, or like 2026-11-25.")
+def lessons(config: Path | None, library: Path | None, as_json: bool, level: str | None, needed: str | None) -> None:
     """List the lessons of this node's catalogues, and where they stand.
 
     \b
     Example:
-      edgeshare lessons --level 6e
+      edgeshare lessons --needed tomorrow
     """
+    day = _day(needed) if needed else None
     found = trio.run(answers_to, library_of(config, library), {"do": "lessons", "level": level})
+    if day:
+        found = [each for each in found if each["needed_at"] and _local_day(each["needed_at"]) == day]
     if as_json:
         print_json(found)
         return
     if not found:
         what = f"no lessons of the level {level}" if level else "no lessons"
+        what += f" that are needed on {day}" if day else ""
         say(f"{what} here yet: does `edgeshare status` show a catalogue?")
         return
     from rich.console import Console
@@ -129,6 +134,8 @@ def lessons(config: Path | None, library: Path | None, as_json: bool, level: str
         state = each["state"]
         if state == "fetching":
             state = f"fetching, {100 * each['bytes_have'] // each['size']} %"
+        if each["pinned"]:
+            state += ", pinned"
         row = (each["id"], each["title"], " ".join(each["levels"]), size(each["size"]), state)
         table.add_row(*map(Text, row))  # a title's brackets are not rich's markup
     Console(width=None if sys.stdout.isatty() else 200).print(table)
@@ -154,6 +161,52 @@ def get(lesson: str, config: Path | None, library: Path | None) -> None:
     peers, whole = last["peer_bytes"], last["peer_bytes"] + last["origin_bytes"]
     share = f", {round(100 * peers / whole)} % from peers" if whole else ""
     click.echo(f"{lesson} is here: {size(last['size'])}{share}")
+
+
+@click.command()
+@click.argument("lessons", nargs=-1, required=True, metavar="LESSON...")
+@_config
+@_library
+def pin(lessons: tuple[str, ...], config: Path | None, library: Path | None) -> None:
+    """Fetch LESSONs, and keep them and their next versions whatever else needs room.
+
+    \b
+    Example:
+      edgeshare pin maths-6e-fractions
+    """
+    for lesson in lessons:
+        trio.run(_one, library_of(config, library), {"do": "pin", "lesson": lesson})
+        click.echo(f"{lesson} is pinned")
+
+
+@click.command()
+@click.argument("lessons", nargs=-1, required=True, metavar="LESSON...")
+@_config
+@_library
+def unpin(lessons: tuple[str, ...], config: Path | None, library: Path | None) -> None:
+    """Let pinned LESSONs go again when something else needs their room.
+
+    \b
+    Example:
+      edgeshare unpin maths-6e-fractions
+    """
+    for lesson in lessons:
+        trio.run(_one, library_of(config, library), {"do": "unpin", "lesson": lesson})
+        click.echo(f"{lesson} is not pinned any more")
+
+
+def _day(text: str) -> date:
+    """A day as somebody names it, here and now."""
+    today = datetime.now().astimezone().date()
+    named = {"today": today, "tomorrow": today + timedelta(days=1)}
+    try:
+        return named.get(text) or date.fromisoformat(text)
+    except ValueError as error:
+        raise click.UsageError(f"{text!r} is not a day: say today, tomorrow, or one like {today}") from error
+
+
+def _local_day(moment: str) -> date:
+    return datetime.fromisoformat(moment).astimezone().date()
 
 
 async def _get(folder: Path, lesson: str) -> dict[str, Any]:
@@ -195,7 +248,19 @@ def _status_text(status: dict[str, Any]) -> str:
     if reasons := _reasons(status["origin_bytes_by_reason"]):
         lines.append(f"from the origin because: {reasons}")
     lines.append(f"given to peers since the start: {size(status['uploaded_bytes'])}")
-    lines.append(f"free on the disk: {size(status['free_bytes'])}")
+    lines.append(
+        f"library: {size(status['used_bytes'])} of its {size(status['quota'])}; "
+        f"free on the disk: {size(status['free_bytes'])}"
+    )
+    if status["disk"]["reason"]:
+        lines.append(f"paused: {status['disk']['reason']}")
+    for each in status["needs"]:
+        at = datetime.fromisoformat(each["at"]).astimezone()
+        lines.append(f"needed {at:%Y-%m-%d %H:%M}: {each['ready']} of {many(each['lessons'], 'lesson')} here")
+    if status["disk"]["reason"]:
+        lines.append(status["disk"]["reason"])
+    if because := status["metered_because"]:
+        lines.append(f"{because}: only what somebody opens or asks for is fetched, and nothing is given to the outside")
     if status["trouble"]:
         lines.append(f"the origin: {status['trouble']}")
     now = datetime.now().astimezone()

@@ -22,7 +22,7 @@ import libtorrent as lt
 import trio
 
 from edgeshare import __version__
-from edgeshare.config import Endpoint, SwarmConfig
+from edgeshare.config import Endpoint, Rate, SwarmConfig
 from edgeshare.errors import ConfigError, ManifestError
 from edgeshare.layout import MAX_INFO, Layout, read_layout
 from edgeshare.manifest import InfoHash
@@ -31,12 +31,14 @@ from edgeshare.swarm.events import (
     AlertsDropped,
     ListenFailed,
     Listening,
+    PeerParted,
     SwarmEvent,
     TorrentRemoved,
     translate,
 )
 from edgeshare.swarm.joining import Joining
-from edgeshare.swarm.neighbours import client_name, new_token
+from edgeshare.swarm.neighbours import client_name, new_token, peer_traffic
+from edgeshare.swarm.outside import Meter
 from edgeshare.swarm.torrent import SwarmError, Torrent
 
 logger = logging.getLogger(__name__)
@@ -52,9 +54,14 @@ _CATEGORIES = (
     | lt.alert_category.storage
     | lt.alert_category.piece_progress
     | lt.alert_category.tracker
+    | lt.alert_category.connect
 )
 
+LOCAL_ANNOUNCE_S, RARE_LOCAL_ANNOUNCE_S = 60, 600
+FEW_TORRENTS = 500
 MEET_WITHIN_S = 60.0  # for so long who joins a content without its info dict may still be meeting others
+
+_SLOTS = 5  # peers outside that are given something at a time; in the local network there is no limit
 
 # Measured without it: up to 3 s for goodbyes to peers over uTP who are gone already.
 _PARTING: Any = {"utp_fin_resends": 0, "utp_num_resends": 1, "utp_min_timeout": 200}
@@ -78,14 +85,15 @@ _SETTINGS: Mapping[str, object] = {
     "active_lsd_limit": -1,
     "connection_speed": 100,  # the defaults are made for swarms that live for days; ours must form in seconds
     "torrent_connect_boost": 60,
-    "local_service_announce_interval": 60,
+    "local_service_announce_interval": LOCAL_ANNOUNCE_S,
     "min_announce_interval": 60,
     "peer_connect_timeout": 4,  # seconds until TCP is tried where nothing answers over UDP, as behind many a firewall
     "min_reconnect_time": 2,  # times the failures so far: after a check of the files, all peers are connected anew
     "max_failcount": 30,  # so a peer is tried for a quarter of an hour: a school's machines start in any order
     "enable_outgoing_utp": False,  # it takes twice the processor's time for the same bytes; who comes over it is let in
     # What ends a swarm's fetch soon: nobody waits long for a block that was asked of a slow peer while others are idle.
-    "unchoke_slots_limit": 5,  # a piece is passed on when it is whole, which takes as many times as long
+    "unchoke_slots_limit": _SLOTS,  # a piece is passed on when it is whole, which takes as many times as long
+    "allowed_fast_set_size": 0,  # who is choked is given nothing (BEP 6); measured: a spike is as fast without
     "whole_pieces_threshold": 2,  # seconds: a piece that one peer would take longer for is asked of several
     "request_queue_time": 2,  # seconds of what a peer sends are asked for ahead
     "tick_interval": 100,  # milliseconds between shares of `upload`: half a second's at once would flood a home's line
@@ -128,8 +136,10 @@ class Swarm:
         self._torrents: dict[InfoHash, tuple[Torrent, lt.torrent_handle]] = {}
         self._leaving: dict[InfoHash, _Leaving] = {}
         self._joinings: dict[InfoHash, Joining] = {}
+        self._local_announce_s = LOCAL_ANNOUNCE_S
         self._keeps_all = False  # connections, even those of no use
         self._gone_from_peers = self._gone_to_peers = 0  # of torrents that were removed
+        self._meters: dict[InfoHash, Meter] = {}
         self._heard, self._listen_results = trio.open_memory_channel[Listening | ListenFailed](64)
 
     @asynccontextmanager
@@ -176,14 +186,31 @@ class Swarm:
         Raises:
             SwarmError: libtorrent does not take it.
         """
-        try:
-            params = (
-                _resumed(resume, info_hash)
-                or _with_layers(torrent_file)
-                or lt.load_torrent_buffer(b"d4:info" + info + b"e")
-            )
-        except RuntimeError as error:
-            raise SwarmError(f"libtorrent refuses the torrent {info_hash.hex()[:16]} ({error})") from error
+        params = _resumed(resume, info_hash) or _params(info, info_hash, torrent_file)
+        return await self._begin(params, info_hash, layout, folder, helpers)
+
+    async def seed(
+        self,
+        info_hash: InfoHash,
+        info: bytes,
+        layout: Layout,
+        folder: Path,
+        helpers: Helpers,
+        *,
+        torrent_file: bytes | None = None,
+    ) -> Torrent:
+        """As `add`, for a content that we hashed in this run, and whose files nobody has written to since.
+
+        Raises:
+            SwarmError: libtorrent does not take it.
+        """
+        params = _params(info, info_hash, torrent_file)
+        params.flags |= lt.torrent_flags.seed_mode  # it does not look at the files
+        return await self._begin(params, info_hash, layout, folder, helpers)
+
+    async def _begin(
+        self, params: lt.add_torrent_params, info_hash: InfoHash, layout: Layout, folder: Path, helpers: Helpers
+    ) -> Torrent:
         params.save_path = str(folder)
         # Names are ours, from the checked layout: libtorrent would cut one of 255 bytes to 240.
         params.renamed_files = {entry.index: entry.path for entry in layout.files}
@@ -205,6 +232,7 @@ class Swarm:
             if self._torrents.pop(info_hash, None):
                 self._gone_from_peers += torrent.bytes_from_peers
                 self._gone_to_peers += torrent.progress.to_peers if torrent.progress else 0
+                self._meters.pop(info_hash, None)
                 torrent.on(TorrentRemoved(info_hash))
                 self._let_go(info_hash, handle)
         await self._until_removed(info_hash)
@@ -218,6 +246,34 @@ class Swarm:
             peers=sum(each.peers for each in known),
         )
 
+    def limit(self, *, upload: Rate, download: Rate, outside: bool) -> None:
+        """Allow so much to and from peers outside the local network; without `outside`, nothing to them.
+
+        They hear at once that they are choked; those in the local network have no limit, and are never choked.
+        """
+        slots = _SLOTS if outside else 0
+        limits = {"upload_rate_limit": upload, "download_rate_limit": download, "unchoke_slots_limit": slots}
+        self._session.apply_settings(limits)  # type: ignore[arg-type] # the stubs want literal keys
+
+    async def outside_bytes(self) -> int:
+        """Bytes of content that went to and came from peers outside since this was asked last.
+
+        Only torrents that moved something are looked at; `Meter` says how. Missed is what a torrent moved between the
+        last look and its removal, and all that is no content: what peers tell one another, trackers, the DHT, headers.
+        """
+        added = 0
+        for info_hash, (torrent, handle) in list(self._torrents.items()):
+            meter = self._meters.get(info_hash)
+            moved = torrent.progress.from_peers + torrent.progress.to_peers if torrent.progress else 0
+            if moved == (meter.total if meter else 0):
+                if meter:
+                    meter.rest()
+                continue
+            meter = self._meters.setdefault(info_hash, Meter())
+            with suppress(RuntimeError):  # it went away meanwhile
+                added += meter.added(moved, await trio.to_thread.run_sync(peer_traffic, handle))
+        return added
+
     def dispatch(self, event: SwarmEvent) -> None:
         """Hand an event to what it is about."""
         match event:
@@ -227,6 +283,9 @@ class Swarm:
             case AlertsDropped():
                 logger.warning("libtorrent's events came faster than they were taken; asking for the state again")
                 self._ask_again()
+            case PeerParted(info_hash=info_hash, host=host):
+                if info_hash in self._torrents:
+                    self._meters.setdefault(info_hash, Meter()).parted(host)
             case TorrentRemoved(info_hash=info_hash):
                 if (leaving := self._leaving.pop(info_hash, None)) is not None:
                     leaving.gone.set()
@@ -267,6 +326,9 @@ class Swarm:
         while True:
             self._session.post_torrent_updates(0)
             self._keep_connections()
+            self._pace_local_announces()
+            for torrent, _ in self._torrents.values():
+                torrent.expect_verdicts()
             for info_hash, leaving in list(self._leaving.items()):  # the event that says so may have been dropped
                 if not leaving.handle.is_valid():
                     self.dispatch(TorrentRemoved(info_hash))
@@ -304,6 +366,15 @@ class Swarm:
         if meets != self._keeps_all:
             self._keeps_all = meets
             self._session.apply_settings({"close_redundant_connections": not meets})
+
+    def _pace_local_announces(self) -> None:
+        """Announce thousands of contents in the local network more rarely: each costs a packet, and all together more
+        than half of what a node at rest costs. Who looks for one of them asks by itself, every minute.
+        """
+        every_s = LOCAL_ANNOUNCE_S if len(self._torrents) <= FEW_TORRENTS else RARE_LOCAL_ANNOUNCE_S
+        if every_s != self._local_announce_s:
+            self._local_announce_s = every_s
+            self._session.apply_settings({"local_service_announce_interval": every_s})
 
     def _let_go(self, info_hash: InfoHash, handle: lt.torrent_handle) -> None:
         self._leaving[info_hash] = _Leaving(handle)
@@ -412,6 +483,18 @@ def _resumed(resume: bytes | None, info_hash: InfoHash) -> lt.add_torrent_params
         return None
     is_whole = params.ti is not None and InfoHash(params.info_hashes.v2.to_bytes()) == info_hash
     return params if is_whole else None
+
+
+def _params(info: bytes, info_hash: InfoHash, torrent_file: bytes | None) -> lt.add_torrent_params:
+    """What libtorrent needs to know of a content whose state it does not know.
+
+    Raises:
+        SwarmError: it does not take it.
+    """
+    try:
+        return _with_layers(torrent_file) or lt.load_torrent_buffer(b"d4:info" + info + b"e")
+    except RuntimeError as error:
+        raise SwarmError(f"libtorrent refuses the torrent {info_hash.hex()[:16]} ({error})") from error
 
 
 def _with_layers(torrent_file: bytes | None) -> lt.add_torrent_params | None:

@@ -20,6 +20,7 @@ from edgeshare.layout import Layout, Piece
 from edgeshare.manifest import InfoHash
 from edgeshare.ration import Neighbour
 from edgeshare.swarm.events import (
+    NO_LONGER_WRITES,
     Availability,
     CacheFlushed,
     DiskFailed,
@@ -38,6 +39,7 @@ from edgeshare.swarm.events import (
 from edgeshare.swarm.neighbours import neighbours
 
 _SAVE = lt.torrent_handle.flush_disk_cache | lt.torrent_handle.save_info_dict
+VERDICT_WITHIN_S = 10.0  # a hash takes a millisecond, and a slow disk some seconds for all that waits to be written
 _STEP_MS = 150  # between the deadlines of pieces that a reader wants in a row
 
 
@@ -64,19 +66,21 @@ class Torrent:
         self.failure: str | None = None  # why bytes that were verified are not on disk; None when nothing failed
         self.is_confused = False  # libtorrent takes v1 and v2 hashes for contradictory: only adding it anew helps
         self.is_checked = False
+        self.is_held = False  # nothing more is asked of peers; what is here is sent and read
         self.is_counted_anew = False  # a tracker has counted the swarm since `recount`
         self.bytes_have = 0  # verified
         self.bytes_from_peers = 0  # in this session
         self._handle = handle
         self._all = frozenset(Piece(n) for n in range(layout.pieces))
         self._have: set[Piece] = set()
-        self._given: set[Piece] = set()  # handed to libtorrent, its verdict still to come
+        self._given: dict[Piece, float] = {}  # handed to libtorrent, its verdict still to come; and when
         self._urgent: Counter[Piece] = Counter()  # readers waiting for each piece
         self._questions: list[_Question] = []
         self._awaits_check = True  # what is said of its pieces before it was checked is out of date
         self._changed = trio.lowlevel.ParkingLot()
         self._is_counted = False
         self._is_gone = False
+        self._was_held = False  # what libtorrent reports may still be from before `release`
 
     @property
     def is_finished(self) -> bool:
@@ -94,7 +98,7 @@ class Torrent:
 
     def missing(self) -> frozenset[Piece]:
         """The pieces that are not here, nor given and on their way through the hash check."""
-        return self._all - self._have - self._given
+        return self._all - self._have - self._given.keys()
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until `condition` holds; it is looked at again whenever anything about the torrent changes.
@@ -134,7 +138,7 @@ class Torrent:
     def give(self, piece: Piece, content: bytes) -> None:
         """Hand in a piece from the origin; PieceVerified or PieceRefused follows, and peers get it from here."""
         if piece not in self._have and not self._is_gone:
-            self._given.add(piece)
+            self._given[piece] = trio.current_time()
             self._handle.add_piece(piece, content.ljust(self.layout.piece_length, b"\0"), 0)
 
     def urge(self, pieces: Iterable[Piece], *, behind: int = 0) -> None:
@@ -215,6 +219,19 @@ class Torrent:
             self._handle.pause()
         await self.flush()
 
+    def hold(self) -> None:
+        """Ask peers for nothing more, until `release`; what is here is sent and read meanwhile."""
+        self.is_held = self._was_held = True
+        if not self._is_gone:
+            self._handle.set_flags(lt.torrent_flags.upload_mode)
+
+    def release(self) -> None:
+        """Fetch what is missing again."""
+        self.is_held = False
+        if not self._is_gone:
+            self._handle.unset_flags(lt.torrent_flags.upload_mode)
+            self._handle.post_status(0)
+
     def distrust(self, reason: str) -> None:
         """Its files are not what was verified: nothing is sent or fetched until somebody looks again."""
         if self.failure is None:
@@ -233,7 +250,8 @@ class Torrent:
         self.bytes_have = 0
         if not self._is_gone:
             self._handle.clear_error()
-            self._handle.unset_flags(lt.torrent_flags.upload_mode)
+            if not self.is_held:
+                self._handle.unset_flags(lt.torrent_flags.upload_mode)
             self._handle.force_recheck()
             self._handle.resume()
         self._wake()
@@ -249,16 +267,19 @@ class Torrent:
             case PieceVerified(piece=piece):
                 if self.is_checked:
                     self._gain(piece)
-                self._given.discard(piece)
+                self._given.pop(piece, None)
             case PieceRefused(piece=piece):
-                self._given.discard(piece)
+                self._given.pop(piece, None)
             case TrackerAnswered():
                 self._is_counted = True
                 self._handle.post_status(0)  # its count decides who goes to the origin: not in a second, now
             case TorrentProgress(progress=progress):
                 self.progress = progress
                 self.is_counted_anew |= self._is_counted
-                if progress.failure is not None and not self._awaits_check:
+                if progress.failure is None and not self.is_held:
+                    self._was_held = False
+                is_ours = progress.failure == NO_LONGER_WRITES and self._was_held
+                if progress.failure is not None and not is_ours and not self._awaits_check:
                     self.distrust(progress.failure)
                 if progress.pieces is not None and not progress.is_checking and not self._awaits_check:
                     self._take_pieces(progress.pieces)
@@ -283,6 +304,17 @@ class Torrent:
         self._handle.post_status(lt.torrent_handle.query_pieces)
         for question in self._questions:
             question.ask()
+
+    def expect_verdicts(self) -> None:
+        """Doubt the files when libtorrent says nothing of a piece that it was handed; called every second or so.
+
+        Seen where a file was deleted below a torrent that had it open: the piece counted as written, was never hashed,
+        and could not be handed in again. Only a check of the files tells what there is.
+        """
+        late_s = trio.current_time() - VERDICT_WITHIN_S
+        late = [piece for piece, at_s in self._given.items() if at_s <= late_s]
+        if late and self.is_checked and self.failure is None:
+            self.distrust(f"piece {late[0]} was written, and not found on the disk")
 
     async def _answer(self, ask: Callable[[], object], is_answer: Callable[[SwarmEvent], bool]) -> SwarmEvent:
         question = _Question(ask, is_answer)
@@ -310,7 +342,7 @@ class Torrent:
             self.is_checked = True
             for piece in self._urgent.keys() - have:  # the check has forgotten them
                 self._handle.set_piece_deadline(piece, 0)
-        self._given -= have
+        self._given = {piece: at_s for piece, at_s in self._given.items() if piece not in have}
 
     def _gain(self, piece: Piece) -> None:
         if piece not in self._have:

@@ -97,3 +97,14 @@ def test_metadata_that_expires_within_two_weeks_is_told_of() -> None:
 
 def test_metadata_that_does_not_say_when_it_was_signed_is_judged_by_its_expiry() -> None:
     assert judge(SIGNED + timedelta(days=29), FLOOR, held(issued=None)).is_fresh
+
+
+def test_what_is_certain_is_the_clock_while_metadata_is_fresh_and_its_signing_when_it_has_expired() -> None:
+    end, issued = held().expiries["timestamp"], held().issued
+    assert issued
+    soon, a_year_ahead = issued + timedelta(days=1), end + timedelta(days=365)
+    assert judge(soon, FLOOR, held()).certain(soon) == soon
+    assert judge(a_year_ahead, FLOOR, held()).certain(a_year_ahead) == issued
+    behind = datetime(1970, 1, 1, tzinfo=UTC)
+    assert judge(behind, FLOOR, held()).certain(behind) == issued
+    assert judge(soon, FLOOR, None).certain(soon) == soon

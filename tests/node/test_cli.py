@@ -24,7 +24,7 @@ from edgeshare.control import serve_control
 from edgeshare.freshness import Freshness
 from edgeshare.manifest import LessonId
 from edgeshare.refusals import Refusal, RefusalNote
-from edgeshare.view import MirrorView, State
+from edgeshare.view import MirrorView, Need, State
 from tests.shim.conftest import NOW, NodeInMemory, manifest
 
 LESSON = "maths-6e-fractions"
@@ -88,6 +88,7 @@ async def answering(node: NodeInMemory, library: Path) -> AsyncGenerator[Path, N
 
 
 async def test_status_says_how_the_node_stands(call: Call, node: CompletingNode, tmp_path: Path) -> None:
+    node.needs = (Need(at=datetime(2026, 11, 25, 8).astimezone(), lessons=3, ready=2),)
     async with answering(node, tmp_path) as library:
         said = await call("status", "--library", library)
     assert (said.code, said.err) == (0, "")
@@ -98,7 +99,8 @@ async def test_status_says_how_the_node_stands(call: Call, node: CompletingNode,
         "received since the start: 5 B from peers, 7 B from the origin (42 % from peers)",
         "from the origin because: no other node was there (7 B)",
         "given to peers since the start: 3 B",
-        "free on the disk: 953.7 MiB",
+        "library: 1.0 GiB of its 20.0 GiB; free on the disk: 953.7 MiB",
+        "needed 2026-11-25 08:00: 2 of 3 lessons here",
         "fresh until 2026-11-23",
     ]
 

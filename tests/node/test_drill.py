@@ -711,7 +711,7 @@ async def keeping(library: Path, publisher: Publisher, clock: Clock) -> AsyncIte
 
 
 async def until(keeper: Keeper, lesson: LessonId, state: State) -> None:
-    while not (view := keeper.lesson(lesson)) or view.state is not state:
+    while not (view := keeper.display.lesson(lesson)) or view.state is not state:
         with trio.move_on_after(0.2):
             await keeper.change()
 
@@ -724,12 +724,12 @@ async def test_a_node_begins_at_the_appointment_and_not_before(tmp_path: Path) -
     clock.offset = plan.start - now() - timedelta(seconds=3)
     with trio.fail_after(60):
         async with keeping(tmp_path / "node", publisher, clock) as keeper:
-            view = keeper.lesson(lesson)
+            view = keeper.display.lesson(lesson)
             assert clock() < plan.start, "this machine is too slow for this test"
             assert view
             assert (view.state, view.bytes_have) == (State.WAITING, 0)
             assert view.reason == f"it is fetched from {plan.start.isoformat()} on"
-            while keeper.lesson(lesson) == view:
+            while keeper.display.lesson(lesson) == view:
                 await trio.sleep(0.02)
             assert timedelta() <= clock() - plan.start < timedelta(seconds=2)
             await until(keeper, lesson, State.COMPLETE)
@@ -741,7 +741,7 @@ async def test_a_node_that_was_restarted_in_between_keeps_the_appointment(tmp_pa
     clock = Clock()
     with trio.fail_after(60):
         async with keeping(tmp_path / "node", publisher, clock) as keeper:
-            view = keeper.lesson(lesson)
+            view = keeper.display.lesson(lesson)
             assert view
             assert view.state is State.WAITING
         clock.offset = timedelta(minutes=5) - timedelta(seconds=2)
@@ -778,9 +778,9 @@ async def test_a_rehearsal_is_in_no_list_and_a_lesson_before_its_day_is_not_told
     publisher.release()
     with trio.fail_after(60):
         async with keeping(tmp_path / "node", publisher, Clock()) as keeper:
-            assert [view.manifest.id for view in keeper.lessons()] == ["fractions"]
-            assert keeper.lesson(rehearsal)
-            assert keeper.lesson(LessonId("exam")) is None
+            assert [view.manifest.id for view in keeper.display.lessons()] == ["fractions"]
+            assert keeper.display.lesson(rehearsal)
+            assert keeper.display.lesson(LessonId("exam")) is None
 
 
 # The command line

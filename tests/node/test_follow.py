@@ -65,11 +65,15 @@ class KeeperInMemory:
     begun: list[int] = attrs.field(factory=list)
     given_up: list[int] = attrs.field(factory=list)
 
+    heard_again: int = 0
     heeded: list[Publishers] = attrs.field(factory=list)
     bound_by: frozenset[str] = frozenset()
 
     def stands_on(self, vouched: Vouched) -> bool:
         return self.admitted.get(NAME) == vouched
+
+    def hear_again(self) -> None:
+        self.heard_again += 1
 
     async def heed(self, publishers: Publishers, offered: Mapping[str, Vouched]) -> None:
         self.heeded.append(publishers)
@@ -257,5 +261,6 @@ async def test_an_origin_that_is_away_is_asked_again_ever_more_calmly(
         await trio.sleep(300)
         assert keeper.begun == [1]
     assert not follower.trouble
+    assert keeper.heard_again == 1
     said = [record.getMessage() for record in caplog.records if record.name == "edgeshare.follow"]
     assert said == ["http://a/ cannot be reached", "the origin is back"]  # once, however often it was tried

@@ -78,11 +78,11 @@ async def test_a_followed_lesson_becomes_complete_and_is_read(tmp_path: Path) ->
         async with keeping(tmp_path / "node", cned.origin, cned.root) as node:
             await node.hear()
             await node.until(State.COMPLETE)
-            (view,) = node.keeper.lessons()
+            (view,) = node.keeper.display.lessons()
             assert view.bytes_have == sum(view.origin_bytes.values()) == view.manifest.size
             assert view.share == 1.0
             assert await node.text() == OLD["index.html"]
-            assert node.keeper.states() == {State.COMPLETE: 1}
+            assert node.keeper.display.states() == {State.COMPLETE: 1}
 
 
 async def test_lessons_go_on_to_other_nodes_without_the_origin(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ async def test_lessons_go_on_to_other_nodes_without_the_origin(tmp_path: Path) -
             async with keeping(tmp_path / "other", cned.origin, cned.root, swarm=swarm) as other:
                 await other.hear()
                 await other.until(State.COMPLETE)
-                view = other.keeper.lesson(FRACTIONS)
+                view = other.keeper.display.lesson(FRACTIONS)
                 assert view
                 assert view.peer_bytes == view.manifest.size
                 taken = other.parts.swarm.traffic().from_peers
@@ -120,7 +120,7 @@ async def test_the_old_version_is_served_until_the_new_one_is_whole_and_then_goe
             new = cned.publish("fractions", NEW)
             cned.origin.unknown = {new}
             await node.hear()
-            view = node.keeper.lesson(FRACTIONS)
+            view = node.keeper.display.lesson(FRACTIONS)
             assert view
             assert (view.state, view.manifest.version, view.next_version) == (State.COMPLETE, 1, 2)
             assert await node.text() == OLD["index.html"]
@@ -142,7 +142,7 @@ async def test_a_new_version_with_the_same_files_is_served_at_once(tmp_path: Pat
             await node.until(State.COMPLETE)
             cned.publish("fractions", OLD, title="Les fractions, encore")
             await node.hear()
-            view = node.keeper.lesson(FRACTIONS)
+            view = node.keeper.display.lesson(FRACTIONS)
             assert view
             assert (view.manifest.title, view.next_version) == ("Les fractions, encore", None)
             assert view.state is State.COMPLETE
@@ -157,8 +157,8 @@ async def test_a_withdrawn_lesson_is_gone_from_the_disk_the_swarm_and_the_list_a
             await node.until(State.COMPLETE)
             cned.withdraw(FRACTIONS, "une erreur")
             await node.hear()
-            assert node.keeper.lessons() == ()
-            view = node.keeper.lesson(FRACTIONS)
+            assert node.keeper.display.lessons() == ()
+            view = node.keeper.display.lesson(FRACTIONS)
             assert view
             assert (view.state, view.reason) == (State.WITHDRAWN, "une erreur")
             assert gone not in node.contents()
@@ -169,7 +169,7 @@ async def test_a_withdrawn_lesson_is_gone_from_the_disk_the_swarm_and_the_list_a
             with pytest.raises(LibraryError, match="une erreur"):
                 await node.keeper.want(FRACTIONS)
         async with keeping(tmp_path / "node", Origin()) as node:
-            assert node.keeper.lessons() == ()
+            assert node.keeper.display.lessons() == ()
             assert gone not in node.contents()
 
 
@@ -216,11 +216,11 @@ async def test_a_restart_without_the_origin_knows_and_serves_everything(tmp_path
         async with keeping(tmp_path / "node", cned.origin, cned.root) as node:
             await node.hear()
             await node.until(State.COMPLETE)
-            before = node.keeper.lesson(FRACTIONS)
+            before = node.keeper.display.lesson(FRACTIONS)
         nothing = Origin()
         async with keeping(tmp_path / "node", nothing) as node:
             await node.until(State.COMPLETE)
-            view = node.keeper.lesson(FRACTIONS)
+            view = node.keeper.display.lesson(FRACTIONS)
             assert view
             assert before
             assert view.origin_bytes == {"earlier": sum(before.origin_bytes.values())}
@@ -265,7 +265,7 @@ async def test_who_mistypes_a_lesson_is_told_the_nearest(tmp_path: Path) -> None
                 await node.keeper.want(LessonId("fraction"))
             with pytest.raises(LibraryError, match="cned/6e"):
                 await node.keeper.want(LessonId("zzz"))
-            assert node.keeper.lesson(LessonId("zzz")) is None
+            assert node.keeper.display.lesson(LessonId("zzz")) is None
 
 
 async def test_lessons_that_cannot_be_fetched_do_not_keep_the_others_waiting(tmp_path: Path) -> None:
@@ -286,7 +286,7 @@ async def test_lessons_that_cannot_be_fetched_do_not_keep_the_others_waiting(tmp
         async with keeping(tmp_path / "node", origin) as node:
             await node.keeper.admit(desk.edition(*signed))
             await node.until(State.COMPLETE)
-            refused = node.keeper.lesson(LessonId("a-0"))
+            refused = node.keeper.display.lesson(LessonId("a-0"))
             assert refused
             assert refused.state is State.FAILED
             assert "manifest" in (refused.reason or "")
@@ -311,7 +311,7 @@ async def test_a_catalogue_whose_content_is_no_edition_is_refused_and_the_one_be
             assert await node.text() == OLD["index.html"]
             with pytest.raises(TrustError, match="another edition 1 of cned/6e, and edition 1 was admitted here"):
                 await node.keeper.admit(desk.edition(number=1))  # older or equal, and other than ours: not taken
-            assert [view.manifest.id for view in node.keeper.lessons()] == [FRACTIONS]
+            assert [view.manifest.id for view in node.keeper.display.lessons()] == [FRACTIONS]
 
 
 async def test_an_edition_that_is_given_up_for_the_next_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -358,7 +358,7 @@ async def test_a_content_that_was_dropped_can_be_wanted_again_at_once(tmp_path: 
             for number in range(1, 8, 2):
                 await node.keeper.admit(desk.edition(desk.sign(thing, f"a-{number}"), number=number))
                 await node.until(State.COMPLETE, LessonId(f"a-{number}"))
-                node.keeper._served.clear()  # as if it had never been served, so that it goes with its edition
+                node.keeper.roll.served.clear()  # as if it had never been served, so that it goes with its edition
                 await node.keeper.admit(desk.edition(number=number + 1))
                 assert thing.info_hash.hex() not in node.contents()
 
@@ -379,7 +379,7 @@ async def test_what_the_index_tells_wrongly_is_waited_for_anew(tmp_path: Path) -
             await library.keep_lesson(attrs.evolve(lesson, served=b"damaged"))
         before = origin.sent
         async with keeping(tmp_path / "node", origin) as node:
-            assert node.keeper.lessons() == ()
+            assert node.keeper.display.lessons() == ()
             await node.keeper.admit(vouched)
             await node.until(State.COMPLETE)
             assert await node.text() == OLD["index.html"]

@@ -41,9 +41,9 @@ FOLLOW = tuple(map(CatalogueName, ("cned/6e", "lyon/6e")))
 
 def is_gone(node: Node, why: str, lesson: LessonId = FRACTIONS) -> bool:
     """Whether a lesson is withdrawn by name, and nowhere listed."""
-    view = node.keeper.lesson(lesson)
+    view = node.keeper.display.lesson(lesson)
     assert view
-    assert lesson not in {each.manifest.id for each in node.keeper.lessons()}
+    assert lesson not in {each.manifest.id for each in node.keeper.display.lessons()}
     return (view.state, view.reason) == (State.WITHDRAWN, why)
 
 
@@ -54,7 +54,7 @@ async def is_erased(node: Node, thing: Any, lesson: LessonId = FRACTIONS) -> boo
     lessons = {each.id for each in await library.lessons()}
     is_on_disk = thing.info_hash.hex() in node.contents() or list((library.root / "trash").iterdir())
     with pytest.raises(LibraryError):
-        node.keeper.check_known(lesson)
+        node.keeper.roll.check_known(lesson)
     return not is_on_disk and thing.info_hash not in torrents and lesson not in lessons
 
 
@@ -97,7 +97,7 @@ async def test_nobody_withdraws_the_lesson_of_another(tmp_path: Path, caplog: py
             await node.keeper.admit(cned.edition(cned.publish(ONE)))
             await node.until(State.COMPLETE)
             await node.keeper.admit(lyon.edition(lyon.sign(OTHER, version=9), gone=("fractions",)))
-            view = node.keeper.lesson(FRACTIONS)
+            view = node.keeper.display.lesson(FRACTIONS)
             assert view
             assert (view.state, view.manifest.publisher) == (State.COMPLETE, "cned")
     assert "lyon/6e, edition 1: it withdraws fractions, which is not an id of lyon" in caplog.text
@@ -125,7 +125,7 @@ async def test_what_only_a_revoked_publisher_vouched_for_is_erased_and_says_why_
                 await node.keeper.admit(theirs)
         async with keeping(tmp_path / "node", nothing := Origin(), follow=FOLLOW) as node:
             assert is_gone(node, "la clé est volée", LYON_A)
-            view = node.keeper.lesson(LYON_A)
+            view = node.keeper.display.lesson(LYON_A)
             assert view
             assert view.manifest.title == "La ville"
             assert await node.text() == OTHER.files["index.html"]
@@ -175,11 +175,11 @@ async def test_a_publisher_that_is_no_longer_named_is_no_longer_offered_and_stay
             await node.keeper.heed(BOTH)
             await node.keeper.admit(lyon.edition(lyon.publish(ONE, "lyon-a")))
             await node.until(State.COMPLETE, LYON_A)
-            assert [view.is_offered for view in node.keeper.lessons()] == [True]
+            assert [view.is_offered for view in node.keeper.display.lessons()] == [True]
             await node.keeper.heed(CNED)
         async with keeping(tmp_path / "node", Origin(), follow=FOLLOW) as node:
             await node.until(State.COMPLETE, LYON_A)
-            assert [view.is_offered for view in node.keeper.lessons()] == [False]
+            assert [view.is_offered for view in node.keeper.display.lessons()] == [False]
             assert await node.text(lesson=LYON_A) == ONE.files["index.html"]
 
 
@@ -394,7 +394,7 @@ async def test_with_new_keys_a_publisher_takes_back_what_a_thief_published(tmp_p
             assert node.keeper.stands_on(good)
             while OTHER.info_hash.hex() in node.contents():
                 await node.keeper.change()
-            assert node.keeper.states() == {State.COMPLETE: 1}
+            assert node.keeper.display.states() == {State.COMPLETE: 1}
 
 
 async def test_an_edition_that_new_keys_vouch_for_again_counts_for_them(tmp_path: Path) -> None:
@@ -422,7 +422,7 @@ async def test_a_revocation_counts_though_the_index_cannot_be_written_and_is_wri
             await node.keeper.heed(BOTH)
             await node.keeper.admit(lyon.edition(lyon.publish(ONE, "lyon-a")))
             await node.until(State.COMPLETE, LYON_A)
-            index = node.parts.library._index._db
+            index = node.parts.library._index._index._db
             index.execute("PRAGMA query_only = 1")
             await node.keeper.heed(REVOKED)
             assert is_gone(node, "la clé est volée", LYON_A)
@@ -440,10 +440,10 @@ async def test_an_index_from_before_publishers_were_known_goes_on_as_it_did(tmp_
             await node.keeper.admit(first := desk.edition(desk.publish(ONE), gone=("other",)))
             await node.until(State.COMPLETE)
         async with open_library(tmp_path / "node") as library:  # as an index of the first version comes over
-            library._index._db.executescript("DELETE FROM withdrawals; DELETE FROM versions;")
+            library._index._index._db.executescript("DELETE FROM withdrawals; DELETE FROM versions;")
         async with keeping(tmp_path / "node", nothing := Origin()) as node:
             await node.until(State.COMPLETE)
-            assert node.keeper.states()[State.WITHDRAWN] == 1
+            assert node.keeper.display.states()[State.WITHDRAWN] == 1
             assert nothing.asked == []
             await node.keeper.heed(CNED, {first.manifest.name: first})
             await node.keeper.admit(first)
@@ -566,17 +566,17 @@ async def test_nobody_gets_anothers_lesson_while_the_index_has_lost_whose_ids_ar
             await node.keeper.admit(lyon.edition(stolen, lyon.sign(OTHER, "lyon-a"), gone=("fractions",)))
             await node.until(State.COMPLETE, LYON_A)
         async with open_library(tmp_path / "node") as library:
-            library._index._db.execute(damage)
+            library._index._index._db.execute(damage)
         async with keeping(tmp_path / "node", Origin(), follow=FOLLOW) as node:
             for lesson in (FRACTIONS, LessonId("twin"), LYON_A):
                 await node.until(State.COMPLETE, lesson)
             await node.keeper.heed(BOTH)
-            assert {view.manifest.id for view in node.keeper.lessons() if view.is_offered} == {
+            assert {view.manifest.id for view in node.keeper.display.lessons() if view.is_offered} == {
                 FRACTIONS,
                 "twin",
                 "lyon-a",
             }
-            view = node.keeper.lesson(LessonId("twin"))
+            view = node.keeper.display.lesson(LessonId("twin"))
             assert view
             assert (view.manifest.publisher, view.next_version) == ("cned", None)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from edgeshare.catalogue import FILE_NAME, Edition, Reinstatement, SignedLesson, Withdrawal, encode_edition
 from edgeshare.config import CatalogueName, Config, SwarmConfig
-from edgeshare.holding import Parts
+from edgeshare.holding import Holding, Parts
 from edgeshare.keeper import Keeper
 from edgeshare.manifest import CatalogueManifest, LessonId, LessonManifest, encode, format_of
 from edgeshare.signing import PublicKey
@@ -93,13 +93,23 @@ class Desk:
         return sign(format_of(manifest), encode(manifest), self._private)
 
 
-@attrs.frozen
+@attrs.define
 class Node:
     """A keeper at work, and how it hears of news."""
 
-    keeper: Keeper
+    keeper: Keeper = attrs.field(init=False)
     parts: Parts
     trust: Trust
+    ahead: timedelta = timedelta(0)  # of the true time
+    is_metered: bool = False
+
+    def now(self) -> datetime:
+        """The time by the node's clock."""
+        return datetime.now(UTC) + self.ahead
+
+    def later(self, **ahead: float) -> None:
+        """Set the node's clock ahead."""
+        self.ahead = timedelta(**ahead)
 
     async def hear(self, *names: str) -> None:
         """Ask the origin what is newest, and admit it."""
@@ -110,7 +120,14 @@ class Node:
 
     async def until(self, state: State, lesson: LessonId = FRACTIONS, *, version: int = 1) -> None:
         """Wait until a lesson's shown version is in `state`."""
-        while not (view := self.keeper.lesson(lesson)) or (view.state, view.manifest.version) != (state, version):
+        shown = self.keeper.display.lesson
+        while not (view := shown(lesson)) or (view.state, view.manifest.version) != (state, version):
+            with trio.move_on_after(0.2):
+                await self.keeper.change()
+
+    async def until_gone(self, thing: Content) -> None:
+        """Wait until nothing of a content is on the disk any more."""
+        while thing.info_hash.hex() in self.contents():
             with trio.move_on_after(0.2):
                 await self.keeper.change()
 
@@ -121,6 +138,13 @@ class Node:
             assert entry
             async with aclosing(opened.stream(entry, 0, entry.size)) as portions:
                 return b"".join([portion async for portion in portions])
+
+    def holding(self, lesson: LessonId) -> Holding:
+        """What becomes of the content of a lesson's shown version."""
+        view = self.keeper.display.lesson(lesson)
+        assert view
+        (found,) = (held for held in self.keeper._holdings if held.info_hash == view.manifest.info_hash)
+        return found
 
     def contents(self) -> set[str]:
         """The contents whose files are on the disk, in hex."""
@@ -137,7 +161,9 @@ async def keeping(library: Path, origin: Origin, root: bytes = b"", **fields: An
     """A keeper on the library in `library`; by its tracker's word it is alone, so that it waits for nobody."""
     async with serving(Tracker(1)) as asked, parts(library, origin) as mine, trio.open_nursery() as nursery:
         swarm = attrs.evolve(fields.pop("swarm", SwarmConfig()), trackers=(f"{asked.url}announce",))
-        keeper = Keeper(mine, config(library, swarm=swarm, **fields))
-        await nursery.start(keeper.run)
-        yield Node(keeper, mine, Trust(library / "trust", root, mine.origins))
+        node = Node(mine, Trust(library / "trust", root, mine.origins))
+        asked_for = config(library, swarm=swarm, **fields)
+        node.keeper = Keeper(mine, asked_for, node.now, is_metered=lambda: node.is_metered)
+        await nursery.start(node.keeper.run)
+        yield node
         nursery.cancel_scope.cancel()

@@ -75,11 +75,11 @@ class Origin(httpx.AsyncBaseTransport):
 
 @asynccontextmanager
 async def parts(
-    library: Path, origin: Origin | None = None, *, address: str = "127.0.0.1", pace: Pace = QUICK
+    library: Path, origin: Origin | None = None, *, address: str = "127.0.0.1", pace: Pace = QUICK, keep_free: int = 0
 ) -> AsyncIterator[Parts]:
     """A node's parts on the library in `library`."""
     async with AsyncExitStack() as stack:
-        opened = await stack.enter_async_context(open_library(library))
+        opened = await stack.enter_async_context(open_library(library, keep_free))
         # no goodbye to trackers: libtorrent takes a second over it, however soon they answer
         swarm = await stack.enter_async_context(node(address, {"stop_tracker_timeout": 0}))
         mirrors = ("http://origin.example/",)

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import trio
 import trio.testing
 
 from edgeshare.layout import Piece
+from edgeshare.swarm.events import PieceVerified, Progress, TorrentChecked, TorrentProgress
+from edgeshare.swarm.torrent import VERDICT_WITHIN_S, Torrent
 from tests.support.content import PIECE, SlowSeed, at, content, hold, node, noise
 
 
@@ -224,3 +228,40 @@ async def test_a_distrusted_content_is_given_to_nobody(tmp_path: Path) -> None:
             assert second.bytes_have == 0
             first.look_again()
             await second.until(lambda: second.is_finished)
+
+
+class Silent:
+    """A handle that takes everything, and of which nothing is heard."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_: None
+
+
+async def test_a_piece_that_is_handed_in_and_of_which_nothing_is_heard_makes_the_files_doubtful(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    lesson = content({"a": noise(2 * PIECE)})
+    torrent = Torrent(cast("Any", Silent()), lesson.info_hash, lesson.layout)
+    nothing = Progress(
+        is_checking=False,
+        is_finished=False,
+        peers=0,
+        tracker=None,
+        seeds=0,
+        known=0,
+        from_peers=0,
+        to_peers=0,
+        failure=None,
+        pieces=bytes(2),
+    )
+    torrent.on(TorrentChecked(lesson.info_hash))
+    torrent.on(TorrentProgress(lesson.info_hash, nothing))
+    torrent.give(Piece(0), lesson.piece(Piece(0)))
+    torrent.give(Piece(1), lesson.piece(Piece(1)))
+    torrent.on(PieceVerified(lesson.info_hash, Piece(1)))
+    await trio.sleep(VERDICT_WITHIN_S - 0.001)
+    torrent.expect_verdicts()
+    assert torrent.failure is None
+    await trio.sleep(0.002)
+    torrent.expect_verdicts()
+    assert torrent.failure == "piece 0 was written, and not found on the disk"

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+import trio
+
+from edgeshare import holdings
+from edgeshare.holding import Holding, Parts
+from edgeshare.holdings import Holdings
+from edgeshare.swarm.session import Helpers
+from tests.support.content import Content, content, noise
+from tests.support.node import Origin, complete, expected, parts
+
+LESSONS = tuple(content({"a": noise(100, seed)}) for seed in range(5))
+
+
+@asynccontextmanager
+async def held(node: Parts, *things: Content) -> AsyncIterator[Holdings]:
+    """A node's holdings of these contents."""
+
+    async def attend(_: Holding) -> NoReturn:
+        await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        all_of_them = Holdings(node, attend)
+        await all_of_them.open(nursery)
+        for thing in things:
+            all_of_them.hold(expected(thing), Helpers())
+        yield all_of_them
+        nursery.cancel_scope.cancel()
+
+
+async def fetched(library: Path) -> None:
+    """Have a library hold all of the lessons."""
+    async with parts(library, Origin(*LESSONS)) as node, held(node, *LESSONS) as mine:
+        for holding in mine:
+            await complete(holding)
+
+
+@pytest.fixture
+def one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(holdings, "AT_A_TIME", 1)
+
+
+@pytest.mark.usefixtures("one_at_a_time")
+async def test_after_a_start_what_was_complete_is_begun_in_turn_and_all_of_it(tmp_path: Path) -> None:
+    with trio.fail_after(30):
+        await fetched(tmp_path)
+        async with parts(tmp_path) as node, held(node, *LESSONS) as mine:
+            last = mine.get(LESSONS[-1].info_hash)
+            assert last
+            await mine_first(mine).begun()
+            assert last.torrent is None
+            for holding in mine:
+                await complete(holding)
+
+
+@pytest.mark.usefixtures("one_at_a_time")
+async def test_what_somebody_reads_does_not_wait_for_its_turn(tmp_path: Path) -> None:
+    with trio.fail_after(30):
+        await fetched(tmp_path)
+        async with parts(tmp_path) as node, held(node, *LESSONS) as mine:
+            last, others = mine.get(LESSONS[-1].info_hash), list(mine)[1:-1]
+            assert last
+            layout = await last.ready()
+            assert all(holding.layout is None for holding in others)
+            async with aclosing(last.stream(layout.files[0], 0, 100)) as portions:
+                assert b"".join([portion async for portion in portions]) == LESSONS[-1].files["a"]
+
+
+async def test_what_waits_for_its_turn_can_be_dropped(tmp_path: Path) -> None:
+    with trio.fail_after(30):
+        await fetched(tmp_path)
+        async with parts(tmp_path) as node, held(node, *LESSONS) as mine:
+            await mine.drop_all_but({LESSONS[0].info_hash})
+            assert [path.name for path in (tmp_path / "content").iterdir()] == [LESSONS[0].info_hash.hex()]
+            await complete(mine_first(mine))
+
+
+def mine_first(mine: Holdings) -> Holding:
+    """The holding of the first of the lessons."""
+    found = mine.get(LESSONS[0].info_hash)
+    assert found
+    return found
+
+
+async def test_what_is_wanted_again_while_it_is_deleted_is_begun_when_that_is_over(tmp_path: Path) -> None:
+    lesson = LESSONS[0]
+    with trio.fail_after(30):
+        async with parts(tmp_path, Origin(lesson)) as node, held(node, lesson) as mine:
+            await complete(mine_first(mine))
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mine.drop_all_but, ())
+                while mine.get(lesson.info_hash) is not None:
+                    await trio.lowlevel.checkpoint()
+                again = mine.hold(expected(lesson), Helpers())
+            await complete(again)
+            assert lesson.is_at(node.library.folder(lesson.info_hash))
