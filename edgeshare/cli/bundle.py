@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any
 import click
 import trio
 
-from edgeshare.cli.output import byte_progress, library_of, many, print_json, say
+from edgeshare.cli.output import (
+    byte_progress,
+    config_option,
+    json_option,
+    library_of,
+    library_option,
+    many,
+    print_json,
+    say,
+)
 from edgeshare.control import SOCKET, answers_to
 from edgeshare.errors import LibraryError
 from edgeshare.units import size
@@ -21,24 +30,15 @@ if TYPE_CHECKING:
     from edgeshare.bundle.intake import Outcome, Seen
     from edgeshare.config import Config
 
-_config = click.option(
-    "--config",
-    type=click.Path(path_type=Path, dir_okay=False),
-    envvar="EDGESHARE_CONFIG",
-    help="The node's config; without it, the environment's EDGESHARE_CONFIG.",
-)
-_library = click.option("--library", type=click.Path(path_type=Path), help="The node's library, without its config.")
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-
 
 @click.command()
 @click.argument("lessons", nargs=-1, required=True, metavar="LESSON...")
 @click.option(
     "--to", "folder", type=click.Path(path_type=Path, file_okay=False), required=True, help="Where the stick is."
 )
-@_config
-@_library
-@_json
+@config_option
+@library_option
+@json_option
 def export(lessons: tuple[str, ...], folder: Path, config: Path | None, library: Path | None, as_json: bool) -> None:
     """Write lessons to a USB stick, with all that vouches for them; run again, it goes on where it stopped.
 
@@ -96,9 +96,9 @@ def export(lessons: tuple[str, ...], folder: Path, config: Path | None, library:
 
 @click.command("import")
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False), metavar="DIR")
-@_config
-@_library
-@_json
+@config_option
+@library_option
+@json_option
 def import_(folder: Path, config: Path | None, library: Path | None, as_json: bool) -> None:
     """Bring the lessons on the stick at DIR to this node; run again, it goes on where it stopped.
 

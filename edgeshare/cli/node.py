@@ -12,7 +12,16 @@ from typing import Any, Final
 import click
 import trio
 
-from edgeshare.cli.output import byte_progress, library_of, many, print_json, say
+from edgeshare.cli.output import (
+    byte_progress,
+    config_option,
+    json_option,
+    library_of,
+    library_option,
+    many,
+    print_json,
+    say,
+)
 from edgeshare.control import answers_to, ask
 from edgeshare.errors import LibraryError
 from edgeshare.units import size
@@ -26,15 +35,6 @@ REASONS: Final = {
     "metadata": "metadata and lists of files",
     "unknown": "no reason noted",
 }
-
-_config = click.option(
-    "--config",
-    type=click.Path(path_type=Path, dir_okay=False),
-    envvar="EDGESHARE_CONFIG",
-    help="The node's config; without it, the environment's EDGESHARE_CONFIG.",
-)
-_library = click.option("--library", type=click.Path(path_type=Path), help="The node's library, without its config.")
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.command()
@@ -67,9 +67,9 @@ def run(config: Path, verbose: bool) -> None:
 
 
 @click.command()
-@_config
-@_library
-@_json
+@config_option
+@library_option
+@json_option
 @click.option("--watch", is_flag=True, help="Show it anew every second, until Ctrl-C.")
 def status(config: Path | None, library: Path | None, as_json: bool, watch: bool) -> None:
     """Show how the node stands.
@@ -99,9 +99,9 @@ def status(config: Path | None, library: Path | None, as_json: bool, watch: bool
 
 
 @click.command()
-@_config
-@_library
-@_json
+@config_option
+@library_option
+@json_option
 @click.option("--level", help="Only those of a level, like 6e.")
 @click.option("--needed", metavar="DAY", help="Only those needed on a day: today, tomorrow, or like 2026-11-25.")
 def lessons(config: Path | None, library: Path | None, as_json: bool, level: str | None, needed: str | None) -> None:
@@ -143,8 +143,8 @@ def lessons(config: Path | None, library: Path | None, as_json: bool, level: str
 
 @click.command()
 @click.argument("lesson")
-@_config
-@_library
+@config_option
+@library_option
 def get(lesson: str, config: Path | None, library: Path | None) -> None:
     """Fetch LESSON now, and wait until it is complete.
 
@@ -165,8 +165,8 @@ def get(lesson: str, config: Path | None, library: Path | None) -> None:
 
 @click.command()
 @click.argument("lessons", nargs=-1, required=True, metavar="LESSON...")
-@_config
-@_library
+@config_option
+@library_option
 def pin(lessons: tuple[str, ...], config: Path | None, library: Path | None) -> None:
     """Fetch LESSONs, and keep them and their next versions whatever else needs room.
 
@@ -181,8 +181,8 @@ def pin(lessons: tuple[str, ...], config: Path | None, library: Path | None) -> 
 
 @click.command()
 @click.argument("lessons", nargs=-1, required=True, metavar="LESSON...")
-@_config
-@_library
+@config_option
+@library_option
 def unpin(lessons: tuple[str, ...], config: Path | None, library: Path | None) -> None:
     """Let pinned LESSONs go again when something else needs their room.
 

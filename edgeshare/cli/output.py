@@ -22,6 +22,18 @@ INTERRUPTED = 130  # by Ctrl-C: 128 and the signal's number, as shells say it
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
+# How a command finds the node that it asks (`library_of`), and prints for programs.
+config_option = click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    envvar="EDGESHARE_CONFIG",
+    help="The node's config; without it, the environment's EDGESHARE_CONFIG.",
+)
+library_option = click.option(
+    "--library", type=click.Path(path_type=Path), help="The node's library, without its config."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
 
 def fail(error: EdgeshareError) -> NoReturn:
     """Print the one line that says what happened and what to do next, and exit 1."""

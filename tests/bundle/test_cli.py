@@ -13,10 +13,8 @@ import trio
 from edgeshare.bundle.intake import Intake, Outcome
 from edgeshare.cli.main import main
 from edgeshare.manifest import LessonManifest
-from tests.support.nodes import here, write_config
+from tests.support.nodes import NOBODY, here, write_config
 from tests.support.sticks import LESSONS, School, bundle
-
-NOBODY = "http://127.0.0.1:9/"  # the discard port: no origin is there
 
 
 def run(*arguments: str | Path) -> int:

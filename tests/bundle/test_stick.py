@@ -15,14 +15,13 @@ from random import Random
 import pytest
 import trio
 
-from tests.support.nodes import Process, apart, process, write_config
+from tests.support.nodes import NOBODY, Process, apart, process, write_config
 from tests.support.publisher import noise
 from tests.support.sticks import LESSONS, School, bundle, files_of
 
 pytestmark = pytest.mark.whole
 
 FILM = 40 * 2**20  # bytes: long enough to be interrupted
-NOBODY = "http://127.0.0.1:9/"  # the discard port: no origin is there
 
 
 @pytest.fixture(scope="module")

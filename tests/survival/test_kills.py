@@ -11,7 +11,7 @@ import httpx
 import pytest
 import trio
 
-from tests.support.nodes import Node, apart, write_config
+from tests.support.nodes import NOBODY, Node, apart, process, write_config
 from tests.support.publisher import Publisher, noise
 from tests.support.server import Site, serving
 from tests.support.survival import Seen, Witness
@@ -118,6 +118,41 @@ async def test_kills_while_lessons_go_for_others_leave_what_stays_whole(witness:
         status_now = await node.status()
         assert status_now["used_bytes"] <= status_now["quota"]
         await only_served_contents_stay(node, 2)
+
+
+async def test_kills_while_a_stick_is_imported_leave_what_the_next_import_completes(
+    witness: Witness, config: Path, tmp_path: Path
+) -> None:
+    rng = Random(9)
+    for n, lesson in enumerate(LESSONS):
+        witness.add(lesson, files(n))
+    witness.release()
+    stick = tmp_path / "usb"
+    stick.mkdir()
+    async with apart(config) as (school, _):
+        await witness.until_whole(school, *LESSONS)
+        async with process("export", *LESSONS, "--to", stick, "--config", config, log=tmp_path / "export") as exporting:
+            assert await exporting.process.wait() == 0
+    for batch in range(KILLS // BATCH):
+        home = write_config(tmp_path / f"home-{batch}", witness.publisher, NOBODY)
+        importing = ("import", stick, "--config", home)
+        whole: dict[str, int] = {}
+        for _ in range(BATCH):
+            async with apart(home) as (node, daemon):
+                seen = await witness.look(node)
+                assert seen.whole.items() >= whole.items()
+                whole = dict(seen.whole)
+                async with process(*importing, log=home.with_name("import")) as command:
+                    await trio.sleep(rng.uniform(0.2, 0.5 + LATEST_S))  # the command begins after a quarter of a second
+                    first, second = rng.sample([command.process, daemon.process], 2)
+                    first.kill()
+                    await trio.sleep(rng.choice([0, 0.05]))
+                    second.kill()
+                    await daemon.process.wait()
+        async with apart(home) as (node, _):
+            async with process(*importing, log=home.with_name("import")) as command:
+                assert await command.process.wait() == 0
+            assert (await witness.look(node)).whole == dict.fromkeys(LESSONS, 1)
 
 
 async def listed(node: Node) -> None:
