@@ -11,6 +11,7 @@ import attrs
 from edgeshare.holding import MISFIT, Expected, Holding
 from edgeshare.holdings import Holdings
 from edgeshare.hours import Window
+from edgeshare.library.eviction import QuotaError
 from edgeshare.manifest import LessonId, LessonManifest
 from edgeshare.roll import Roll
 from edgeshare.view import LessonView, Need, Obstacle, State
@@ -87,6 +88,8 @@ class Display:
             obstacle = Obstacle.DISK
         elif state is not State.COMPLETE and holding.gives_way and self._is_metered():
             state, reason, obstacle = State.WAITING, METERED, Obstacle.METERED
+        elif following and reason is None and newest and (space := self._roll.short.get(lesson)) is not None:
+            reason, obstacle = str(QuotaError(lesson, newest.manifest.size, space)), Obstacle.ROOM  # for the next one
         elif reason is None and (reason := self._obstacle(holding, peers)) is not None:
             obstacle = Obstacle.NOBODY
         return attrs.evolve(
@@ -106,7 +109,8 @@ class Display:
         manifest = view.manifest
         if not (self._roll.is_asked_for(manifest.id) or self._roll.is_followed(manifest)):
             return view
-        if (shortage := self._roll.short.get(manifest.id)) is not None:
+        if (space := self._roll.short.get(manifest.id)) is not None:
+            shortage = QuotaError(manifest.id, manifest.size, space)
             if shortage.is_larger:
                 return attrs.evolve(view, state=State.FAILED, reason=str(shortage))
             return attrs.evolve(view, state=State.WAITING, reason=str(shortage), obstacle=Obstacle.ROOM)
@@ -152,8 +156,8 @@ class Display:
             return State.FAILED if is_misfit else holding.state
         if not self._roll.is_asked_for(manifest.id) and not self._roll.is_followed(manifest):
             return State.LISTED
-        shortage = self._roll.short.get(manifest.id)
-        return State.FAILED if shortage is not None and shortage.is_larger else State.WAITING
+        space = self._roll.short.get(manifest.id)
+        return State.FAILED if space is not None and manifest.size > space.quota else State.WAITING
 
     def needs(self) -> tuple[Need, ...]:
         """What must be here in the next days, of what this node fetches ahead."""

@@ -158,6 +158,12 @@ class Holding:
         return max(shape[0] for shape in self._expected)
 
     @property
+    def bytes_to_come(self) -> int:
+        """Bytes that the disk has still to take; what was whole when the node stopped is believed to be there."""
+        was_whole = self._stored is not None and self._stored.stamps is not None
+        return 0 if self.is_complete or was_whole else self.size - self.bytes_have
+
+    @property
     def others(self) -> int:
         """Nodes besides this one that have all of it, by the tracker's word; 0 where it is silent."""
         progress = self.torrent.progress if self.torrent else None

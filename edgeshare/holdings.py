@@ -6,7 +6,8 @@ A content that was dropped may be wanted again while it is being deleted: its ne
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from functools import partial
 from itertools import islice
@@ -152,10 +153,14 @@ class Holdings:
         for holding in list(self._held.values()):
             await holding.keep_anew(known.get(holding.info_hash))
 
-    async def drop_all_but(self, needed: Iterable[InfoHash]) -> None:
-        """Stop seeding all others and delete them; what cannot be deleted now is tried again at the next time."""
-        for info_hash in (self._held.keys() | self._stored.keys() | self._undeleted).difference(needed):
-            await self._drop(info_hash)
+    async def drop_all_but(self, needed: Callable[[], AbstractSet[InfoHash]]) -> None:
+        """Stop seeding all others and delete them; what cannot be deleted now is tried again at the next time.
+
+        Deleting takes its time, and somebody may open what is next: what is `needed` is asked again before each.
+        """
+        for info_hash in (self._held.keys() | self._stored.keys() | self._undeleted) - needed():
+            if info_hash not in needed():
+                await self._drop(info_hash)
 
     def _begin(self, info_hash: InfoHash) -> None:
         """Have a content's life begin, if it has not."""
@@ -205,7 +210,7 @@ class Holdings:
 
     async def _leave(self, info_hash: InfoHash) -> trio.Event:
         """Have the next life of a content wait for the event that this gives, as one that is ending already does."""
-        while before := self._leaving.get(info_hash):
+        while (before := self._leaving.get(info_hash)) is not None:
             await before.wait()
         leaving = self._leaving[info_hash] = trio.Event()
         return leaving

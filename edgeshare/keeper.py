@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Collection, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, date, datetime, timedelta
 from typing import NoReturn
@@ -32,7 +32,7 @@ from edgeshare.errors import EdgeshareError, LibraryError, ManifestError
 from edgeshare.holding import MISFIT, Expected, Holding, Parts
 from edgeshare.holdings import Brought, Holdings, Reading
 from edgeshare.ledger import Ledger
-from edgeshare.library.eviction import QuotaError, Rank
+from edgeshare.library.eviction import QuotaError, Rank, Space
 from edgeshare.library.index import StoredLesson
 from edgeshare.library.room import Disk
 from edgeshare.manifest import CatalogueManifest, InfoHash, LessonId, LessonManifest, read_lesson
@@ -81,6 +81,7 @@ class Keeper:
         self._ledger = Ledger(parts.library)
         self.roll = Roll(config, now, self._believed)
         self._rows: dict[LessonId, StoredLesson] = {}  # as the index knows them
+        self._writing = trio.Lock()  # who changes a row reads, awaits and writes it
         self._heard: Publishers | None = None  # by the newest metadata, also while it is being weighed
         self._holdings = Holdings(parts, self._attend)
         self._stock = Stock(
@@ -197,11 +198,13 @@ class Keeper:
             LibraryError: no catalogue of this node lists it, it was withdrawn, or the wish cannot be kept.
         """
         self._begin(self.roll.manifest(lesson), Rank.KEPT)
-        row = self._row(lesson)
-        if not row.wanted:
-            await self._keep_lesson(attrs.evolve(row, wanted=True))
-        if lesson not in self.roll.wanted:
+        async with self._writing:
+            row = self._row(lesson)
+            if not row.wanted:
+                await self._keep_lesson(attrs.evolve(row, wanted=True))
+            is_new = lesson not in self.roll.wanted
             self.roll.wanted.add(lesson)
+        if is_new:
             await self._settle()
 
     async def pin(self, lesson: LessonId) -> None:
@@ -211,8 +214,9 @@ class Keeper:
             LibraryError: as `want`; a `QuotaError` where there is no room for it.
         """
         self._begin(self.roll.manifest(lesson), Rank.KEPT)
-        await self._keep_lesson(attrs.evolve(self._row(lesson), pinned=True))
-        self.roll.pin(self.roll.pinned | {lesson})
+        async with self._writing:
+            await self._keep_lesson(attrs.evolve(self._row(lesson), pinned=True))
+            self.roll.pin(self.roll.pinned | {lesson})
         await self._settle()
 
     async def unpin(self, lesson: LessonId) -> None:
@@ -223,9 +227,9 @@ class Keeper:
         """
         if lesson not in self.roll.pinned:
             raise LibraryError(f"{lesson} is not pinned", hint="`edgeshare lessons` shows which are")
-        row = attrs.evolve(self._row(lesson), pinned=False)
-        await self._keep_lesson(row)
-        self.roll.pin(self.roll.pinned - {lesson})
+        async with self._writing:
+            await self._keep_lesson(attrs.evolve(self._row(lesson), pinned=False))
+            self.roll.pin(self.roll.pinned - {lesson})
         await self._settle()
 
     def has(self, lesson: LessonId, content: InfoHash) -> bool:
@@ -250,7 +254,10 @@ class Keeper:
         if not expected.fits(brought.layout):
             raise ManifestError(f"{lesson} is refused ({MISFIT})")
         if self._holdings.get(manifest.info_hash) is None:
-            self._stock.make_room(manifest, Rank.KEPT, here=manifest.size)
+            self._stock.make_room(manifest, Rank.FOLLOWED, here=manifest.size)  # it does not drive out its like
+        async with self._writing:  # somebody brought it: that is worth as much as a wish
+            await self._keep_lesson(attrs.evolve(self._row(lesson), wanted=True))
+            self.roll.wanted.add(lesson)
         named = [self.admitted[name].manifest for name in manifest.catalogues if name in self.admitted]
         await self._holdings.adopt(expected, self._helpers(*named), brought)
         await self._settle()
@@ -352,8 +359,8 @@ class Keeper:
                 else:
                     backed = _read_again(row, served)
                 if backed is None:
-                    continue
-                if memory.publishers is None or revocation(memory.publishers, backed) is None:
+                    row = attrs.evolve(row, served=None, keys={}, epoch=None)  # noqa: PLW2901 - the wish stands
+                elif memory.publishers is None or revocation(memory.publishers, backed) is None:
                     self.roll.served[row.id] = backed
             self._rows[row.id] = row
         await self._take_over()
@@ -372,8 +379,9 @@ class Keeper:
 
     async def _keep_index_whole(self) -> NoReturn:
         """Have an index that takes the place of a lost one know what this node does."""
+        openings = 0
         while True:
-            await self._parts.library.reopened()
+            openings = await self._parts.library.reopened(openings)
             try:
                 await self._ledger.keep_anew()
                 known = {row.id: row for row in await self._parts.library.lessons()}
@@ -411,10 +419,12 @@ class Keeper:
 
     async def _keep_reads(self) -> None:
         """Have the index know which lessons were used today, so that others go before them."""
-        for lesson in self._reads & self._rows.keys():
-            with suppress(LibraryError):  # it is remembered all the same while the node runs
-                await self._keep_lesson(attrs.evolve(self._rows[lesson], used_on=self.roll.used[lesson]))
-        self._reads.clear()
+        reads, self._reads = self._reads, set()
+        for lesson in reads:
+            async with self._writing:
+                with suppress(LibraryError):  # it is remembered all the same while the node runs
+                    if (row := self._rows.get(lesson)) is not None:
+                        await self._keep_lesson(attrs.evolve(row, used_on=self.roll.used[lesson]))
 
     def _rest_s(self) -> float:
         """How long nothing is to do when nobody asks; short of it where the clock is set anew in between."""
@@ -423,7 +433,7 @@ class Keeper:
         return min(SETTLE_EVERY_S, max(0.0, (self.roll.turn.look_at - self._now()).total_seconds()))
 
     async def _settle_once(self) -> None:
-        self._stock.free = await self._parts.library.free_bytes()
+        self._stock.look(await self._parts.library.free_bytes())
         await self._timetable.look(self._now())
         await self._forget()
         for each in self.admitted.values():
@@ -443,20 +453,29 @@ class Keeper:
                     await self._promote(lesson, newest)
         self._fill()
         await trio.lowlevel.checkpoint()
-        needed = self._editions() | self.roll.contents
-        needed |= {each.manifest.info_hash for each in self.roll.served.values()}
-        needed |= self._spared() | self._stock.read(besides=self.roll.withdrawn)
-        await self._holdings.drop_all_but(needed - self._stock.leaving)
-        await self._clear_strays(needed)
+        before = self._stock.leaving & {held.info_hash for held in self._holdings}
+        await self._holdings.drop_all_but(self._needed)
+        await self._clear_strays()
         self._stock.leaving.intersection_update(held.info_hash for held in self._holdings)
+        if before:
+            self._stock.look(await self._parts.library.free_bytes())
+        self._precedence.reconsider()
 
-    async def _clear_strays(self, needed: Collection[InfoHash]) -> None:
+    def _needed(self) -> set[InfoHash]:
+        """The contents that stay."""
+        needed = self._editions() | self.roll.contents | self._spared()
+        needed |= {each.manifest.info_hash for each in self.roll.served.values()}
+        return (needed | self._stock.read(besides=self.roll.withdrawn)) - self._stock.leaving
+
+    async def _clear_strays(self) -> None:
         """Once a day, delete what is on the disk and nothing names, when the catalogues are here that would."""
         today = self._believed().date()
         if self.admitted and self._cleared_on != today:
             self._cleared_on = today
             try:
-                await self._parts.library.clear_strays({*needed, *(held.info_hash for held in self._holdings)}, today)
+                await self._parts.library.clear_strays(
+                    {*self._needed(), *(held.info_hash for held in self._holdings)}, today
+                )
             except LibraryError as error:
                 logger.warning("what nothing names any more is not deleted: %s", error)
 
@@ -475,22 +494,30 @@ class Keeper:
         """Have the index forget what was withdrawn, and versions that are not served any more."""
         for lesson in self.roll.withdrawn.keys() & self.roll.served.keys():
             self.roll.serve(lesson, None)
-        for lesson, row in list(self._rows.items()):
-            gone = self.roll.withdrawn.get(lesson)
-            if gone is None and (row.served is None or lesson in self.roll.served):
-                continue
-            try:
-                is_named = row.wanted or row.pinned
-                if is_named and (gone is None or gone.is_revocation):  # it may come back, and is wanted then
-                    if row.served is not None:
-                        await self._keep_lesson(attrs.evolve(row, served=None, keys={}, epoch=None))
-                else:
-                    await self._parts.library.drop_lesson(lesson)
-                    self._rows.pop(lesson, None)
-                    self.roll.wanted -= {lesson} - set(self._config.fetch)
-                    self.roll.pin(self.roll.pinned - {lesson})
-            except LibraryError as error:  # what withdrew it says the same at the next start
-                logger.error("the withdrawn lesson %s is not forgotten yet: %s", lesson, error)
+        for lesson in [lesson for lesson in self._rows if self._is_to_forget(lesson)]:
+            async with self._writing:
+                if self._is_to_forget(lesson):
+                    await self._forget_one(lesson)
+
+    def _is_to_forget(self, lesson: LessonId) -> bool:
+        row = self._rows.get(lesson)
+        is_unserved = row is not None and row.served is not None and lesson not in self.roll.served
+        return row is not None and (lesson in self.roll.withdrawn or is_unserved)
+
+    async def _forget_one(self, lesson: LessonId) -> None:
+        row, gone = self._rows[lesson], self.roll.withdrawn.get(lesson)
+        try:
+            is_named = row.wanted or row.pinned
+            if is_named and (gone is None or gone.is_revocation):  # it may come back, and is wanted then
+                if row.served is not None:
+                    await self._keep_lesson(attrs.evolve(row, served=None, keys={}, epoch=None))
+            else:
+                await self._parts.library.drop_lesson(lesson)
+                self._rows.pop(lesson, None)
+                self.roll.wanted -= {lesson} - set(self._config.fetch)
+                self.roll.pin(self.roll.pinned - {lesson})
+        except LibraryError as error:  # what withdrew it says the same at the next start
+            logger.error("%s is not forgotten yet: %s", lesson, error)
 
     def _spared(self) -> set[InfoHash]:
         """Contents that are taken back for now: an edition that is on its way may list them, signed by another key."""
@@ -524,21 +551,21 @@ class Keeper:
     def _fill(self) -> None:
         """Begin with the next lessons in the queue, as long as few are being fetched."""
         busy = self._holdings.busy if self._queue else 0
-        hopeless: dict[Rank, int] = {}  # the least size for which there was no room
+        hopeless: dict[Rank, tuple[int, Space]] = {}  # the least size for which there was no room, and the room
         while self._queue and busy < AT_ONCE:
             manifest = self._queue.popleft()
             if self._holdings.of(manifest) is not None:
                 continue
             rank = self.roll.rank(manifest)
-            if manifest.size >= hopeless.get(rank, manifest.size + 1):
-                self.roll.short[manifest.id] = self._stock.shortage(manifest)
+            if rank in hopeless and manifest.size >= hopeless[rank][0]:
+                self.roll.short[manifest.id] = hopeless[rank][1]
                 continue
             is_new = self._holdings.get(manifest.info_hash) is None  # else another lesson has the same content
             try:
                 self._begin(manifest, rank)
             except QuotaError as error:
-                self.roll.short[manifest.id] = error
-                hopeless[rank] = manifest.size
+                self.roll.short[manifest.id] = error.space
+                hopeless[rank] = manifest.size, error.space
             else:
                 busy += is_new
 
@@ -552,7 +579,9 @@ class Keeper:
         if (held := self._holdings.of(manifest)) is not None:
             return held
         if self._holdings.get(manifest.info_hash) is None and not self._holdings.is_stored(manifest.info_hash):
-            self._stock.make_room(manifest, rank)
+            served = self.roll.served.get(manifest.id)
+            before = self._holdings.get(served.manifest.info_hash) if served else None
+            self._stock.make_room(manifest, rank, instead=before.size if before else 0)
             if self._stock.leaving:
                 self._part_with_leaving()
                 self._ask_to_settle()
@@ -561,8 +590,8 @@ class Keeper:
 
     def _is_left(self, lesson: LessonId, content: InfoHash) -> None:
         """The last reader of a content has left: it may be of a version that waits only for that."""
-        served = self.roll.served.get(lesson)
-        if served is None or served.manifest.info_hash != content:
+        shown = self.roll.served.get(lesson) or self.roll.newest.get(lesson)
+        if shown is None or shown.manifest.info_hash != content:
             self._ask_to_settle()
         if (held := self._holdings.get(content)) and not held.is_complete:
             self._precedence.reconsider()
@@ -598,21 +627,21 @@ class Keeper:
         self.roll.serve(lesson, newest)
         if before == newest:
             return
-        row = StoredLesson(
-            id=lesson,
-            wanted=lesson in self.roll.wanted,
-            pinned=lesson in self.roll.pinned,
-            used_on=self.roll.used.setdefault(lesson, self._believed().date()),
-            served=newest.lesson.raw,
-            keys=newest.keys,
-            epoch=newest.epoch,
-        )
-        try:
-            await self._keep_lesson(row)
-        except LibraryError as error:  # what is served now would be gone at the next start: the one before stays
-            logger.error("version %d of %s is not served yet: %s", newest.manifest.version, lesson, error)
-            self.roll.serve(lesson, before if lesson not in self.roll.withdrawn else None)
-            return
+        async with self._writing:
+            row = attrs.evolve(
+                self._row(lesson),
+                wanted=lesson in self.roll.wanted,
+                used_on=self.roll.used.setdefault(lesson, self._believed().date()),
+                served=newest.lesson.raw,
+                keys=newest.keys,
+                epoch=newest.epoch,
+            )
+            try:
+                await self._keep_lesson(row)
+            except LibraryError as error:  # what is served now would be gone at the next start: the one before stays
+                logger.error("version %d of %s is not served yet: %s", newest.manifest.version, lesson, error)
+                self.roll.serve(lesson, before if lesson not in self.roll.withdrawn else None)
+                return
         if before and before.manifest.info_hash != newest.manifest.info_hash:
             self._ask_to_settle()
 

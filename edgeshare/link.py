@@ -65,15 +65,13 @@ class Link:
         self._saved: tuple[str, int] = "", 0
         self._saved_s = 0.0
         self._cannot_save = False
+        self._is_recalled = False  # what was counted of this month before is in `used_bytes`
+        self._cannot_recall = False
         self._look = trio.Event()
         self._changed = trio.lowlevel.ParkingLot()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Keep the limits until cancelled; started when they hold.
-
-        Raises:
-            LibraryError: the index cannot be read.
-        """
+        """Keep the limits until cancelled; started when they hold."""
         self._looked_s = self._saved_s = trio.current_time()
         await self._count()
         self._keep(origin_bytes_per_s=0.0)
@@ -115,8 +113,9 @@ class Link:
         if month != self._month:  # also where the clock was wrong, and is not any more
             if self._month:
                 await self._save()
-            self._month, self.used_bytes = month, await self._library.traffic(month)
-            self._saved = self._month, self.used_bytes
+            self._month, self.used_bytes, self._is_recalled = month, 0, False
+        if not self._is_recalled:
+            await self._recall()
         before, self._of_origins = self._of_origins, sum(self._origins.received.values())
         self.used_bytes += self._of_origins - before + await self._swarm.outside_bytes()
         return self._of_origins - before
@@ -144,8 +143,23 @@ class Link:
     def _local(self) -> datetime:
         return self._now().astimezone(self._zone())
 
+    async def _recall(self) -> None:
+        """Add what was counted of this month before; what cannot be read now is tried at the next look."""
+        try:
+            before = await self._library.traffic(self._month)
+        except LibraryError as error:
+            if not self._cannot_recall:
+                logger.warning("what this month carried before cannot be read (%s); counting on", error)
+            self._cannot_recall = True
+        else:
+            self.used_bytes += before
+            self._saved = self._month, before
+            self._is_recalled, self._cannot_recall = True, False
+
     async def _save(self) -> None:
         self._saved_s = trio.current_time()
+        if not self._is_recalled:  # what is kept may be more
+            return
         if self._saved == (counted := (self._month, self.used_bytes)):
             return
         try:

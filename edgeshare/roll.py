@@ -15,7 +15,7 @@ import attrs
 from edgeshare.admission import Backed, Gone, Memory, listed, withdrawn
 from edgeshare.config import Config, nearest
 from edgeshare.errors import LibraryError
-from edgeshare.library.eviction import QuotaError, Rank, rank_of
+from edgeshare.library.eviction import Rank, Space, rank_of
 from edgeshare.listing import Listing
 from edgeshare.manifest import InfoHash, LessonId, LessonManifest
 from edgeshare.prefetch import Turn
@@ -46,7 +46,7 @@ class Roll:
         self.wanted: set[LessonId] = set(config.fetch)
         self.pinned: frozenset[LessonId] = frozenset()
         self.used: dict[LessonId, date] = {}  # the last day on which each came or was read
-        self.short: dict[LessonId, QuotaError] = {}  # wanted, and no room for them
+        self.short: dict[LessonId, Space] = {}  # wanted, and no room for them, with what there was
         self.turn = Turn()  # of what is followed
         self.timed: tuple[LessonId, ...] = ()  # of the newest, those with a `needed_at`
         self._config = config
@@ -177,11 +177,17 @@ class Roll:
 
         Of several lessons with the same content the best counts.
         """
+        contents = frozenset(contents)
         worths = dict.fromkeys(editions, Worth(Rank.KEPT))
         listed = [self.newest[lesson] for content in contents for lesson in self.lessons_of(content)]
         for backed in (*self.served.values(), *listed):
             manifest = backed.manifest
-            worth = Worth(self.rank(manifest), self.used.get(manifest.id))
+            next_one = self.newest.get(manifest.id)
+            follows = next_one.manifest.info_hash if next_one else manifest.info_hash
+            if follows != manifest.info_hash and follows in contents:
+                worth = Worth(Rank.KEPT, has_successor=True)
+            else:
+                worth = Worth(self.rank(manifest), self.used.get(manifest.id))
             before = worths.get(manifest.info_hash)
             if before is None or before.rank < worth.rank:
                 worths[manifest.info_hash] = worth

@@ -11,10 +11,13 @@ from contextlib import contextmanager
 from datetime import date
 
 import attrs
+import trio
 
 from edgeshare.holdings import Holdings
 from edgeshare.library.eviction import Item, QuotaError, Rank, Space, making_room, too_much
 from edgeshare.manifest import InfoHash, LessonId, LessonManifest
+
+OPEN_S = 3600.0  # after the last request, somebody may still have the page before him: a school's hour
 
 
 @attrs.frozen
@@ -23,6 +26,7 @@ class Worth:
 
     rank: Rank
     used: date | None = None  # the last day on which it came or was read
+    has_successor: bool = False  # the next version is coming, and takes its place: together they count as that one
 
 
 class Stock:
@@ -36,12 +40,14 @@ class Stock:
         `worths` tells what each content is worth; one that it does not name is `Rank.LEFT`.
         """
         self.leaving: set[InfoHash] = set()  # decided to go, and not gone yet
-        self.free: int | None = None  # bytes on the library's disk; None: not looked at, or the disk is gone
+        self.free: int | None = None  # bytes on the library's disk when somebody looked; None: it is gone
+        self._to_come = 0  # bytes of it that what was begun had to take then, and what was begun since
         self._holdings = holdings
         self._quota = quota
         self._keep_free = keep_free
         self._worths = worths
         self._readers: Counter[tuple[InfoHash, LessonId]] = Counter()
+        self._left_s: dict[InfoHash, float] = {}  # when the last reader of each left
 
     @contextmanager
     def reading(self, lesson: LessonId, content: InfoHash, done: Callable[[], None]) -> Iterator[None]:
@@ -54,62 +60,66 @@ class Stock:
             self._readers[reader] -= 1
             if not self._readers[reader]:
                 del self._readers[reader]
+                self._left_s[content] = trio.current_time()
                 done()
 
     def read(self, besides: Container[LessonId] = ()) -> set[InfoHash]:
         """The contents that somebody reads at this moment, those of the lessons `besides` left out."""
         return {content for content, lesson in self._readers if lesson not in besides}
 
+    def look(self, free: int | None) -> None:
+        """Take up that so many bytes are free on the disk; None when it is gone, and then refuses by itself.
+
+        From then on what is to come takes as much of it as it had to at this moment, and what is begun its size.
+        """
+        self.free = free
+        self._to_come = sum(held.bytes_to_come for held in self._holdings)
+
     def items(self) -> tuple[Item, ...]:
         """What takes room, without what is about to go."""
         worths, read = self._worths(), self.read()
-        unknown = Worth(Rank.LEFT)
-        return tuple(
-            Item(
-                content=held.info_hash,
-                size=held.size,
-                rank=Rank.KEPT if held.info_hash in read else worths.get(held.info_hash, unknown).rank,
-                used=worths.get(held.info_hash, unknown).used,
-                others=held.others,
-            )
-            for held in self._holdings
-            if held.info_hash not in self.leaving
-        )
+        since_s = trio.current_time() - OPEN_S
+        self._left_s = {content: at_s for content, at_s in self._left_s.items() if at_s >= since_s}
+        items: list[Item] = []
+        for held in self._holdings:
+            if held.info_hash in self.leaving:
+                continue
+            worth = worths.get(held.info_hash, Worth(Rank.LEFT))
+            rank = worth.rank
+            if held.info_hash in read:
+                rank = Rank.KEPT
+            elif held.info_hash in self._left_s:
+                rank = max(rank, Rank.NEEDED)
+            size = 0 if worth.has_successor else held.size
+            items.append(Item(content=held.info_hash, size=size, rank=rank, used=worth.used, others=held.others))
+        return tuple(items)
 
     def space(self) -> Space:
         """The room that there is."""
-        to_come = sum(
-            held.size - held.bytes_have
-            for held in self._holdings
-            if not held.is_complete and held.info_hash not in self.leaving
-        )
-        # A disk that nobody could look at refuses by itself; what is about to go is as good as gone.
-        free = self._keep_free + to_come + self._quota if self.free is None else self.free
+        free = self._keep_free + self._to_come + self._quota if self.free is None else self.free
+        # what is about to go is as good as gone
         free += sum(held.bytes_have for held in self._holdings if held.info_hash in self.leaving)
-        return Space(quota=self._quota, free=free, keep_free=self._keep_free, to_come=to_come)
+        return Space(quota=self._quota, free=free, keep_free=self._keep_free, to_come=self._to_come)
 
     def used(self) -> int:
         """Bytes that the contents take, or will."""
-        return sum(held.size for held in self._holdings if held.info_hash not in self.leaving)
+        return sum(item.size for item in self.items())
 
-    def make_room(self, manifest: LessonManifest, rank: Rank, *, here: int = 0) -> None:
-        """Decide what goes for a lesson that comes with `rank`, of which `here` bytes are on the disk already.
+    def make_room(self, manifest: LessonManifest, rank: Rank, *, here: int = 0, instead: int = 0) -> None:
+        """Decide what goes for a lesson that comes with `rank`; it counts as begun from now on.
+
+        So many bytes of it are `here`, on the disk, already; so many of the quota are what it comes `instead` of.
 
         Raises:
             QuotaError: there is no room for it, and nothing weaker that could go.
         """
         space = self.space()
-        space = attrs.evolve(space, free=space.free + here)
-        if manifest.size <= space.left(self.used()):
-            return
+        space = attrs.evolve(space, quota=space.quota + instead, to_come=space.to_come - here)
         gone = making_room(self.items(), space, manifest.size, rank)
         if gone is None:
-            raise self.shortage(manifest)
+            raise QuotaError(manifest.id, manifest.size, self.space())
         self.leaving.update(gone)
-
-    def shortage(self, manifest: LessonManifest) -> QuotaError:
-        """What to say of a lesson for which there is no room."""
-        return QuotaError(manifest.id, manifest.size, self.space())
+        self._to_come += manifest.size - here
 
     def shrink(self) -> None:
         """Decide what goes where the quota is exceeded, or others have filled the disk."""

@@ -5,6 +5,7 @@
   with the timestamp last; a lesson is in the table of contents when all of it is there.
 - What is there already is read and compared, not written again; what the stick had from before stays, but for lessons
   that were withdrawn, or of which it gets another version.
+- Nothing outside the bundle's folder is written or removed: a stick with a link in it is refused before it is touched.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -46,6 +48,10 @@ from edgeshare.trusted import Published
 from edgeshare.units import size
 
 _DRAFT = "unfinished.part"
+_LOCK = ".lock"
+_FILES = frozenset({INDEX, README, _DRAFT, _LOCK})  # in the bundle's folder, beside these:
+_OF_FILES = frozenset({"manifests", "metadata", "torrents"})  # folders with no folder in them
+_FOLDERS = _OF_FILES | {"content", "targets"}
 _MOST_METADATA = 16 * 2**20  # bytes of one file that is read back from the stick
 _SYNC_EACH = 64  # a content of more files is flushed by one sync of everything, which is then far faster
 _PORTION = 1 << 20  # bytes
@@ -81,8 +87,10 @@ class Outgo:
         """Refuse what does not fit.
 
         Raises:
-            LibraryError: it does not.
+            LibraryError: it does not, or something else stands where a file of it belongs.
         """
+        for target in {edition.target for lesson in lessons for edition in lesson.editions}:
+            self._size(_manifest_place(target))
         with self._written():
             needed, free = self.missing(lessons), host.free_space(self._folder)
             is_measured = os.statvfs(self._folder).f_blocks > 0  # some file systems in user space do not say
@@ -108,7 +116,7 @@ class Outgo:
         before = self._stick_files("metadata")
         for edition in editions.values():
             self._write_content(edition.content, lambda count: None)
-            self._put(("targets", *edition.target.split("/")), edition.manifest)
+            self._put(_manifest_place(edition.target), edition.manifest)
         for name, raw in sorted(published.files.items(), key=lambda file: file[0] == "timestamp.json"):
             self._put(("metadata", name), raw)
         kept = {name for name in before if name.endswith(".root.json")} | published.files.keys()
@@ -297,10 +305,20 @@ class Outgo:
             return b""
 
     def _size(self, place: Place) -> int | None:
+        """The bytes of a file of the stick; None where there is none.
+
+        Raises:
+            LibraryError: something else stands there, or a file where a folder above it belongs.
+        """
+        path = self._folder.joinpath(*place)
         try:
-            status = self._folder.joinpath(*place).lstat()
+            status = path.lstat()
+        except NotADirectoryError as error:
+            raise _misplaced(next((each for each in path.parents if each.is_file()), path)) from error
         except OSError:
             return None
+        if not stat.S_ISREG(status.st_mode):
+            raise _misplaced(path)
         return status.st_size
 
     def _stick_files(self, folder: str) -> set[str]:
@@ -311,6 +329,8 @@ class Outgo:
     def _remove(self, place: Place) -> None:
         path = self._folder.joinpath(*place)
         with self._written():
+            if path.parent.is_symlink():  # somebody put it there while this was at work
+                raise _misplaced(path.parent)
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
@@ -331,14 +351,15 @@ def writing(library: Path, folder: Path, *, part: int = PART) -> Iterator[Outgo]
     """The bundle below `folder`, made when there is none, for this process alone.
 
     Raises:
-        LibraryError: it cannot be written, another export is at work there, or what is there is no bundle.
+        LibraryError: it cannot be written, another export is at work there, or what is there is no bundle, or a link.
     """
     bundle = folder / FOLDER
     try:
         if not folder.is_dir():
             raise LibraryError(f"{folder} is not there", hint="name the folder that the stick is mounted at")
+        _require_plain(bundle)
         bundle.mkdir(exist_ok=True)
-        with host.locked(bundle / ".lock"):
+        with host.locked(bundle / _LOCK):
             if not (bundle / INDEX).exists():
                 put(bundle / INDEX, Bundle().encode())
             for draft in (bundle / _DRAFT, *bundle.glob("**/.*.part")):
@@ -356,6 +377,52 @@ def unwritable(folder: Path, error: OSError) -> LibraryError:
         return LibraryError(f"{folder} is full", hint="export fewer lessons, or take a larger stick")
     hint = "is it write-protected, or was it pulled? the same command goes on where it stopped"
     return LibraryError(f"{folder} cannot be written ({error.strerror})", hint=hint)
+
+
+def _require_plain(bundle: Path) -> None:
+    """Refuse a bundle with a link in it, by which paths would lead out, or with something in another's place.
+
+    What stands in a lesson's way, deeper down, `require_room` finds.
+
+    Raises:
+        LibraryError: it is such a one.
+        OSError: it cannot be looked through.
+    """
+    if not os.path.lexists(bundle):
+        return
+    if bundle.is_symlink() or not bundle.is_dir():
+        raise _misplaced(bundle)
+    waiting = [bundle]
+    while waiting:
+        folder = waiting.pop()
+        with suppress(FileNotFoundError), os.scandir(folder) as entries:  # another export may just have removed it
+            for entry in entries:
+                path = Path(entry.path)
+                if entry.is_dir(follow_symlinks=False):
+                    of_files = folder.parent == bundle and folder.name in _OF_FILES
+                    is_right = not of_files and (folder != bundle or entry.name not in _FILES)
+                    waiting.append(path)
+                else:
+                    is_right = entry.is_file(follow_symlinks=False) and (folder != bundle or entry.name not in _FOLDERS)
+                if not is_right:
+                    raise _misplaced(path)
+
+
+def _misplaced(path: Path) -> LibraryError:
+    """What to say of something on the stick that no export put there."""
+    if path.is_symlink():
+        kind = "a link"
+    elif path.is_dir():
+        kind = "a folder"
+    else:
+        kind = "a file" if path.is_file() else "a device or pipe"
+    name = str(path) if str(path).isprintable() else ascii(str(path))
+    return LibraryError(f"{name} is {kind}, where no export put one", hint="remove it, or name another folder")
+
+
+def _manifest_place(target: str) -> Place:
+    """Where the manifest of a catalogue's edition is."""
+    return "targets", *target.split("/")
 
 
 def _contents(lessons: Sequence[Lesson]) -> Iterator[Content]:

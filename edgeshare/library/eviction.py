@@ -65,7 +65,7 @@ class QuotaError(LibraryError):
     """A lesson does not fit into this node's library."""
 
     def __init__(self, lesson: LessonId, needs: int, space: Space) -> None:
-        self.lesson, self.needs, self.quota = lesson, needs, space.quota  # in bytes
+        self.lesson, self.needs, self.quota, self.space = lesson, needs, space.quota, space  # in bytes
         self.is_larger = needs > space.quota  # so that making room is of no use
         what = f"{lesson} needs {size(needs)}, the quota is {size(space.quota)}"
         if self.is_larger:
@@ -104,7 +104,7 @@ def too_much(items: Iterable[Item], space: Space) -> tuple[InfoHash, ...]:
     gone = _first(over_quota, used - space.quota, as_far_as_it_goes=True) or ()
     freed = sum(item.size for item in items if item.content in gone)
     rest = [item for item in items if item.rank < Rank.FOLLOWED and item.content not in gone]
-    lack = space.keep_free + space.to_come - space.free - freed
+    lack = space.keep_free - space.free - freed  # what is to come was counted when it was begun, and pauses if it must
     return (*gone, *(_first(rest, lack, as_far_as_it_goes=True) or ()))
 
 

@@ -17,7 +17,7 @@ import shutil
 import threading
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import ExitStack, asynccontextmanager, suppress
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import NoReturn
 
@@ -77,9 +77,12 @@ class Library:
         """A write to the library's disk failed: it is looked at at once."""
         self._watch.doubt()
 
-    async def reopened(self) -> None:
-        """Wait until another index takes the place of one that was lost: it may know less than it was told."""
-        await self._index.reopened()
+    async def reopened(self, known: int) -> int:
+        """Wait until another index takes the place of one that was lost: it may know less than it was told.
+
+        Gives how often that was, for the next call: what happens before somebody waits again is not missed then.
+        """
+        return await self._index.reopened(known)
 
     async def catalogues(self) -> list[StoredCatalogue]:
         """The admitted catalogues."""
@@ -150,15 +153,13 @@ class Library:
         Raises:
             LibraryError: the files or the index cannot be changed.
         """
-        trash = self.root / "trash" / f"{info_hash.hex()}.{os.urandom(4).hex()}"
         try:
-            self.folder(info_hash).rename(trash)  # at once and whole; the slow part may be cut short
-        except FileNotFoundError:
-            pass
+            left = self._discard(self.folder(info_hash))  # at once and whole; the slow part may be cut short
         except OSError as error:
             raise self._failed(error) from error
         await self._index.write(lambda index: index.drop_torrent(info_hash))
-        await trio.to_thread.run_sync(_delete, trash, limiter=self._disk_turn, abandon_on_cancel=True)
+        if left:
+            await trio.to_thread.run_sync(_delete, left, limiter=self._disk_turn, abandon_on_cancel=True)
 
     async def move_in(self, info_hash: InfoHash, folder: Path) -> None:
         """Move the files of one content from `folder`, on the same disk, to their place; what is there goes.
@@ -169,8 +170,7 @@ class Library:
         place = self.folder(info_hash)
 
         def move() -> None:
-            if place.exists():
-                place.rename(self.root / "trash" / f"{info_hash.hex()}.{os.urandom(4).hex()}")
+            self._discard(place)
             folder.rename(place)
             host.sync_folder(place.parent)
 
@@ -187,19 +187,22 @@ class Library:
         So an index that was made or mended lately clears nothing, and nothing goes that was begun lately.
 
         Raises:
-            LibraryError: the index cannot be read.
+            LibraryError: the index or the files cannot be read or changed.
         """
-        since = await self.fact("since")
-        if since is None or today - date.fromisoformat(since) < STRAYS_KEPT:
+        since = _day(await self.fact("since"))
+        if since is None:  # lost or damaged, and perhaps more with it: the month begins anew
+            await self.put_fact("since", str(today))
             return
+        if today - since < STRAYS_KEPT:
+            return
+        begun_lately_s = datetime.combine(today - STRAYS_KEPT + timedelta(days=1), time(), UTC).timestamp()
 
         def move() -> int:
             names = {info_hash.hex() for info_hash in known}
             strays = [path for path in (self.root / "content").iterdir() if path.name not in names]
-            old = [path for path in strays if today - _changed_on(path) >= STRAYS_KEPT]
-            for path in old:
-                path.rename(self.root / "trash" / f"{path.name}.{os.urandom(4).hex()}")
-            return len(old)
+            # In seconds: a damaged disk, too, has times that are no date.
+            old = [path for path in strays if path.stat(follow_symlinks=False).st_mtime < begun_lately_s]
+            return sum(self._discard(path) is not None for path in old)
 
         try:
             if cleared := await trio.to_thread.run_sync(move, limiter=self._disk_turn):
@@ -210,7 +213,15 @@ class Library:
 
     async def empty_trash(self) -> None:
         """Delete what earlier runs left half-deleted; many gigabytes take seconds, so nothing should wait for it."""
-        for left in list((self.root / "trash").iterdir()):
+        try:
+            every = list((self.root / "trash").iterdir())
+        except FileNotFoundError:
+            every = []
+        except OSError as error:
+            self.doubt()
+            logger.warning("the trash %s is not emptied yet: %s", self.root / "trash", error.strerror)
+            every = []
+        for left in every:
             await trio.to_thread.run_sync(_delete, left, limiter=self._disk_turn, abandon_on_cancel=True)
 
     async def verify(self, info_hash: InfoHash, layout: Layout) -> tuple[Stamp, ...] | None:
@@ -308,6 +319,19 @@ class Library:
         """A descriptor of a complete content's file, or None when it was altered; the caller closes it."""
         return content.open_verified(self.folder(info_hash), entry, known)
 
+    def _discard(self, path: Path) -> Path | None:
+        """Move `path` into the trash, which somebody may have deleted; where it is now, None when it was not there."""
+        trash = self.root / "trash"
+        trash.mkdir(exist_ok=True)
+        left = trash / f"{path.name}.{os.urandom(4).hex()}"
+        try:
+            path.rename(left)
+        except FileNotFoundError:
+            if os.path.lexists(path):  # it is the trash that is missing, again
+                raise
+            return None
+        return left
+
     def _failed(self, error: OSError) -> LibraryError:
         """What is said of an error of the disk, which is looked at at once."""
         self.doubt()
@@ -344,15 +368,19 @@ async def open_library(root: Path, keep_free: int = 0) -> AsyncGenerator[Library
                 await index.back_up_at_the_end(BACKUP_GRACE_S)
 
 
-def _changed_on(path: Path) -> date:
-    return datetime.fromtimestamp(path.stat(follow_symlinks=False).st_mtime, UTC).date()
+def _day(text: str | None) -> date | None:
+    """The day that `text` names; None when it is damaged."""
+    try:
+        return date.fromisoformat(text) if text is not None else None
+    except ValueError:
+        return None
 
 
 def _delete(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with suppress(OSError):
+    with suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
             path.unlink(missing_ok=True)
 
 

@@ -44,7 +44,7 @@ class SafeIndex:
         self._turn = trio.CapacityLimiter(1)  # SQLite's connection takes one thread at a time
         self._mendings = 0
         self._openings = 0
-        self._reopened = trio.Event()
+        self._reopened = trio.lowlevel.ParkingLot()
         self._is_backed_up = True  # nothing was written since, as far as this run knows
         self._has_precious = False
 
@@ -79,9 +79,16 @@ class SafeIndex:
         self._has_precious = True
         return await self.write(call)
 
-    async def reopened(self) -> None:
-        """Wait until another file, or memory, takes the place of the index: it may know less than it was told."""
-        await self._reopened.wait()
+    async def reopened(self, known: int) -> int:
+        """Wait until another file, or memory, takes the place of the index: it may know less than it was told.
+
+        Gives how often that was. Who passes this on as `known` waits only while it was not more often: nothing is
+        missed that happens between two calls. 0 at first.
+        """
+        while self._openings == known:
+            await self._reopened.park()
+        await trio.lowlevel.checkpoint()
+        return self._openings
 
     async def return_to_disk(self) -> None:
         """Use the file again, where that was not possible earlier; it may still not be."""
@@ -137,8 +144,7 @@ class SafeIndex:
             raise LibraryError(what, hint="is the disk full or read-only?") from error
         finally:
             if self._openings != openings:
-                self._reopened.set()
-                self._reopened = trio.Event()
+                self._reopened.unpark_all()
 
     def _done(self, call: Callable[[Index], _T]) -> _T:
         if not self._index.is_in_place:

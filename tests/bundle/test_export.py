@@ -248,6 +248,110 @@ def test_what_is_no_bundle_is_left_alone(school: School, tmp_path: Path) -> None
         school.export(tmp_path / "usb")
 
 
+def as_it_is(folder: Path) -> dict[Path, tuple[int, int, int]]:
+    """Everything below a folder, and the folder: anything written or removed shows in it."""
+    found = {path: path.lstat() for path in (folder, *folder.rglob("*"))}
+    return {path: (status.st_mode, status.st_ino, status.st_mtime_ns) for path, status in found.items()}
+
+
+BUNDLE_FOLDERS = ("content", "manifests", "metadata", "targets", "torrents")
+BUNDLE_FILES = (".lock", "README.txt", "bundle.msgpack", "unfinished.part")
+
+
+@pytest.mark.parametrize("is_dangling", [False, True])
+@pytest.mark.parametrize(
+    "place",
+    [
+        "",
+        *BUNDLE_FOLDERS,
+        *BUNDLE_FILES,
+        "targets/catalogue",
+        "metadata/timestamp.json",
+        "metadata/.timestamp.json.99.part",
+        "content/{video}",
+        "content/{video}/video.bin",
+        "content/{video}/of somebody",
+    ],
+)
+def test_a_stick_with_a_link_in_it_is_refused_before_anything_is_written_or_removed(
+    school: School, tmp_path: Path, place: str, is_dangling: bool
+) -> None:
+    school.export(tmp_path / "usb")
+    link = bundle(tmp_path / "usb") / place.format(video=school.content("fractions").hex())
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    if link.exists():
+        link.rename(elsewhere / "there")
+        if link.name == "manifests":
+            (elsewhere / "there" / "precious.txt").write_text("somebody's")
+    elif not is_dangling:
+        (elsewhere / "there").write_text("somebody's")
+    link.symlink_to(elsewhere / ("nowhere" if is_dangling else "there"))
+    before = as_it_is(tmp_path / "usb"), as_it_is(elsewhere)
+    with pytest.raises(LibraryError) as refused:
+        school.export(tmp_path / "usb")
+    assert str(refused.value) == f"{link} is a link, where no export put one: remove it, or name another folder"
+    assert (as_it_is(tmp_path / "usb"), as_it_is(elsewhere)) == before
+
+
+@pytest.mark.parametrize("is_pipe", [False, True])
+@pytest.mark.parametrize(
+    ("place", "instead"),
+    [
+        ("", "a file"),
+        *((folder, "a file") for folder in (*BUNDLE_FOLDERS, "targets/catalogue", "content/{video}")),
+        *((file, "a folder") for file in (*BUNDLE_FILES, "metadata/timestamp.json", "content/{video}/video.bin")),
+    ],
+)
+def test_what_stands_in_anothers_place_on_a_stick_is_named_before_anything_is_removed(
+    school: School, tmp_path: Path, place: str, instead: str, is_pipe: bool
+) -> None:
+    school.export(tmp_path / "usb")
+    path = bundle(tmp_path / "usb") / place.format(video=school.content("fractions").hex())
+    if path.exists():
+        path.rename(tmp_path / "as it was")
+    if is_pipe:
+        os.mkfifo(path)
+    elif instead == "a file":
+        path.write_bytes(b"somebody's")
+    else:
+        path.mkdir()
+    kind = "a device or pipe" if is_pipe else instead
+    before = files_of(tmp_path / "usb")
+    with pytest.raises(LibraryError) as refused:
+        school.export(tmp_path / "usb")
+    assert str(refused.value) == f"{path} is {kind}, where no export put one: remove it, or name another folder"
+    assert files_of(tmp_path / "usb") == before
+
+
+def test_a_link_whose_name_has_more_lines_is_named_in_one(school: School, tmp_path: Path) -> None:
+    bundle(tmp_path / "usb").mkdir(parents=True)
+    (bundle(tmp_path / "usb") / "a\nb").symlink_to(tmp_path)
+    with pytest.raises(LibraryError, match=r"^'.*/edgeshare-lessons/a\\nb' is a link, where no export put one"):
+        school.export(tmp_path / "usb")
+
+
+def test_a_link_that_comes_while_an_export_is_at_work_does_not_lead_removal_elsewhere(
+    school: School, tmp_path: Path
+) -> None:
+    school.export(tmp_path / "usb")
+    manifests = bundle(tmp_path / "usb") / "manifests"
+    with outgo.writing(school.library, tmp_path / "usb") as out:
+        manifests.rename(tmp_path / "elsewhere")
+        (tmp_path / "elsewhere" / "precious.txt").write_text("somebody's")
+        manifests.symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(LibraryError, match="manifests is a link, where no export put one"):
+            out.finish(known(school.library))
+    assert (tmp_path / "elsewhere" / "precious.txt").exists()
+
+
+def test_where_a_stick_is_mounted_may_be_named_by_a_link(school: School, tmp_path: Path) -> None:
+    (tmp_path / "media").mkdir()
+    (tmp_path / "usb").symlink_to(tmp_path / "media")
+    school.export(tmp_path / "usb")
+    assert table(tmp_path / "media").lessons.keys() == LESSONS.keys()
+
+
 def test_a_library_that_is_gone_says_so(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "nothing", ignore_errors=True)
     with pytest.raises(LibraryError, match="is not a node's library"):

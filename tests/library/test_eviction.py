@@ -83,6 +83,11 @@ def test_a_disk_that_others_filled_costs_only_what_nobody_follows() -> None:
     assert names(too_much(held, space(ROOMY, free=5, keep_free=10**6))) == ["left", "opened"]
 
 
+def test_what_is_still_to_come_makes_nothing_go_that_is_here() -> None:
+    assert too_much([item("opened")], space(ROOMY, free=50, to_come=100)) == ()
+    assert names(making_room([item("opened", 60)], space(ROOMY, free=50, to_come=100), 5, Rank.KEPT)) == ["opened"]
+
+
 def test_what_goes_for_the_quota_frees_the_disk_too() -> None:
     held = [item("one", rank=Rank.FOLLOWED), item("two", 10)]
     assert names(too_much(held, space(10, free=0, keep_free=10))) == ["two"]

@@ -24,6 +24,7 @@ from edgeshare.publishers import Delegation, Publishers
 from edgeshare.signing import PublicKey
 from tests.core.samples import lesson
 from tests.support.content import PIECE, content, noise
+from tests.support.disk import mounted
 
 KEY = PublicKey("ed25519", noise(32))
 LESSON = content({"a/page.html": noise(3 * PIECE), "empty": b""})
@@ -390,6 +391,36 @@ async def test_a_content_whose_files_cannot_be_deleted_stays_in_the_index_to_be_
         assert await library.torrents() == [TORRENT]
 
 
+async def test_a_content_is_deleted_also_when_somebody_deleted_the_trash(tmp_path: Path) -> None:
+    async with open_library(tmp_path) as library:
+        LESSON.write(library.folder(LESSON.info_hash))
+        await library.keep_torrent(TORRENT)
+        (tmp_path / "trash").rmdir()
+        await library.drop_torrent(LESSON.info_hash)
+        assert await library.torrents() == []
+        assert list((tmp_path / "content").iterdir()) == list((tmp_path / "trash").iterdir()) == []
+
+
+async def test_a_content_in_the_way_of_another_goes_also_when_somebody_deleted_the_trash(tmp_path: Path) -> None:
+    async with open_library(tmp_path) as library:
+        (library.folder(LESSON.info_hash) / "old").mkdir(parents=True)
+        brought = LESSON.write(tmp_path / "brought")
+        (tmp_path / "trash").rmdir()
+        await library.move_in(LESSON.info_hash, brought)
+        assert not (library.folder(LESSON.info_hash) / "old").exists()
+        assert await library.verify(LESSON.info_hash, LESSON.layout)
+
+
+async def test_a_trash_that_cannot_be_read_is_left_for_later(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with open_library(tmp_path) as library:
+        (tmp_path / "trash").rmdir()
+        await library.empty_trash()
+        assert not caplog.records  # a missing one is empty
+        (tmp_path / "trash").write_bytes(b"in the way")
+        await library.empty_trash()
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
 async def test_what_was_half_deleted_is_deleted_after_the_next_start(tmp_path: Path) -> None:
     async with open_library(tmp_path):
         pass
@@ -447,3 +478,51 @@ async def test_contents_that_nothing_names_go_after_a_month_and_not_before_the_i
         await library.clear_strays({known}, today)
         assert {path.name for path in (tmp_path / "content").iterdir()} == {known.hex(), new.hex()}
         assert not list((tmp_path / "trash").iterdir())
+
+
+async def test_an_index_with_a_damaged_first_day_clears_nothing_for_a_month(tmp_path: Path) -> None:
+    today = datetime.now(UTC).date()
+    async with open_library(tmp_path) as library:
+        stray = LESSON.write(library.folder(LESSON.info_hash))
+        os.utime(stray, (0, 0))
+        await library.put_fact("since", "2026-1\x00-24")
+        await library.clear_strays((), today)
+        await library.clear_strays((), today + timedelta(days=29))
+        assert stray.exists()
+        await library.clear_strays((), today + timedelta(days=30))
+        assert not stray.exists()
+
+
+async def test_contents_that_nothing_names_go_also_when_somebody_deleted_the_trash(tmp_path: Path) -> None:
+    async with open_library(tmp_path) as library:
+        stray = LESSON.write(library.folder(LESSON.info_hash))
+        os.utime(stray, (0, 0))
+        await library.put_fact("since", "2026-01-01")
+        (tmp_path / "trash").rmdir()
+        await library.clear_strays((), date(2026, 11, 24))
+        assert not stray.exists()
+        assert not list((tmp_path / "trash").iterdir())
+
+
+async def test_contents_whose_time_is_no_date_are_kept_as_new_ones(tmp_path: Path) -> None:
+    with mounted(tmp_path / "disk", "8m") as disk:  # ext4 knows no time that late
+        async with open_library(disk) as library:
+            stray = LESSON.write(library.folder(LESSON.info_hash))
+            os.utime(stray, (2**40, 2**40))  # the year 36812
+            await library.put_fact("since", "2026-01-01")
+            await library.clear_strays((), date(2026, 11, 24))
+            assert stray.exists()
+
+
+async def test_an_index_that_is_put_back_while_nobody_waits_is_told_to_who_waits_next_and_only_once(
+    tmp_path: Path,
+) -> None:
+    async with open_library(tmp_path) as library:
+        await library.keep_lesson(WISH)
+        (tmp_path / "index.sqlite").unlink()
+        assert await library.lessons() == [WISH]
+        with trio.fail_after(5):
+            known = await library.reopened(0)
+        with trio.move_on_after(0.05) as waiting:
+            await library.reopened(known)
+        assert waiting.cancelled_caught

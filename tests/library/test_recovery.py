@@ -318,7 +318,7 @@ async def test_damage_that_is_met_while_the_node_runs_is_mended_under_way(
 
         async def listen(*, task_status: trio.TaskStatus[None]) -> None:
             task_status.started()
-            await library.reopened()
+            await library.reopened(0)
             reopened.set()
 
         async with trio.open_nursery() as nursery:

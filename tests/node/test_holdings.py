@@ -11,6 +11,7 @@ import trio
 from edgeshare import holdings
 from edgeshare.holding import Holding, Parts
 from edgeshare.holdings import Holdings
+from edgeshare.manifest import InfoHash
 from edgeshare.swarm.session import Helpers
 from tests.support.content import Content, content, noise
 from tests.support.node import Origin, complete, expected, parts
@@ -76,7 +77,7 @@ async def test_what_waits_for_its_turn_can_be_dropped(tmp_path: Path) -> None:
     with trio.fail_after(30):
         await fetched(tmp_path)
         async with parts(tmp_path) as node, held(node, *LESSONS) as mine:
-            await mine.drop_all_but({LESSONS[0].info_hash})
+            await mine.drop_all_but(lambda: {LESSONS[0].info_hash})
             assert [path.name for path in (tmp_path / "content").iterdir()] == [LESSONS[0].info_hash.hex()]
             await complete(mine_first(mine))
 
@@ -94,9 +95,29 @@ async def test_what_is_wanted_again_while_it_is_deleted_is_begun_when_that_is_ov
         async with parts(tmp_path, Origin(lesson)) as node, held(node, lesson) as mine:
             await complete(mine_first(mine))
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(mine.drop_all_but, ())
+                nursery.start_soon(mine.drop_all_but, set)
                 while mine.get(lesson.info_hash) is not None:
                     await trio.lowlevel.checkpoint()
                 again = mine.hold(expected(lesson), Helpers())
             await complete(again)
             assert lesson.is_at(node.library.folder(lesson.info_hash))
+
+
+async def test_what_is_needed_again_while_others_are_deleted_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with trio.fail_after(30):
+        async with parts(tmp_path, Origin(*LESSONS)) as node, held(node, *LESSONS) as mine:
+            for holding in mine:
+                await complete(holding)
+            needed: set[InfoHash] = set()
+            drop_torrent = node.library.drop_torrent
+
+            async def slowly(info_hash: InfoHash) -> None:
+                needed.update(each.info_hash for each in mine)  # somebody opens all the others meanwhile
+                await drop_torrent(info_hash)
+
+            monkeypatch.setattr(node.library, "drop_torrent", slowly)
+            await mine.drop_all_but(lambda: needed)
+            assert len(list(mine)) == len(LESSONS) - 1
+            assert all(holding.is_complete for holding in mine)

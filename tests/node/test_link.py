@@ -58,8 +58,11 @@ class Months:
     kept: dict[str, int] = attrs.field(factory=dict)
     writes: int = 0
     is_full: bool = False
+    is_unreadable: bool = False
 
     async def traffic(self, month: str) -> int:
+        if self.is_unreadable:
+            raise LibraryError("the index cannot be read")
         return self.kept.get(month, 0)
 
     async def put_traffic(self, month: str, total: int) -> None:
@@ -194,6 +197,39 @@ async def test_a_disk_that_takes_no_count_is_named_once_and_the_count_goes_on(
         scene.months.is_full = False
         await trio.sleep(SAVE_EVERY_S + LOOK_EVERY_S)
         assert link.used_bytes == scene.months.kept["2026-11"] == 3
+
+
+async def test_a_count_that_cannot_be_read_at_the_start_is_named_once_and_added_when_it_can(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene = Scene(months=Months({"2026-11": 1000}, is_unreadable=True))
+    async with scene.link(QUIET) as link:
+        scene.swarm.moved = 7
+        await trio.sleep(2 * SAVE_EVERY_S)
+        assert link.used_bytes == 7
+        assert scene.months.kept == {"2026-11": 1000}  # and is not replaced by less meanwhile
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        scene.months.is_unreadable = False
+        await trio.sleep(SAVE_EVERY_S + LOOK_EVERY_S)
+        assert link.used_bytes == scene.months.kept["2026-11"] == 1007
+
+
+async def test_a_month_whose_count_cannot_be_read_when_it_begins_is_counted_all_the_same(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene = Scene(ahead=timedelta(days=6, hours=16))
+    async with scene.link(QUIET) as link:
+        scene.swarm.moved = 5
+        await trio.sleep(2 * LOOK_EVERY_S)
+        scene.months.is_unreadable = True
+        await trio.sleep(SAVE_EVERY_S)
+        scene.swarm.moved = 7
+        await trio.sleep(2 * LOOK_EVERY_S)
+        assert (scene.now().month, link.used_bytes) == (12, 7)
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        scene.months.is_unreadable = False
+        await trio.sleep(SAVE_EVERY_S + LOOK_EVERY_S)
+    assert scene.months.kept == {"2026-11": 5, "2026-12": 7}
 
 
 async def test_a_node_says_that_its_line_is_metered_and_why(tmp_path: Path) -> None:

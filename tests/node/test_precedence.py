@@ -61,3 +61,18 @@ async def gives_way(node: Node, lesson: LessonId) -> None:
     """Wait until a lesson's content does."""
     holding = node.holding(lesson)
     await holding.until(lambda: holding.gives_way)
+
+
+async def test_what_somebody_asks_for_on_a_metered_link_comes(tmp_path: Path) -> None:
+    origin = Origin()
+    desk = Desk(origin)
+    things = [content({"index.html": noise(8 * PIECE, n)}) for n in range(2)]
+    with trio.fail_after(30):
+        async with keeping(tmp_path / "node", origin, follow=(), show=(CatalogueName("cned/6e"),)) as node:
+            await node.keeper.admit(desk.edition(desk.publish(things[0], "ahead"), desk.publish(things[1], "read")))
+            node.is_metered = True
+            node.keeper.reconsider()
+            await node.keeper.want(AHEAD)
+            await node.until(State.COMPLETE, AHEAD)
+            await node.keeper.pin(READ)
+            await node.until(State.COMPLETE, READ)

@@ -10,9 +10,12 @@ import attrs
 import pytest
 import trio
 
+from edgeshare import host
 from edgeshare.config import CatalogueName, Size
 from edgeshare.errors import LibraryError
+from edgeshare.keeper import AT_ONCE
 from edgeshare.library.eviction import QuotaError
+from edgeshare.library.index import StoredLesson
 from edgeshare.manifest import LessonId
 from edgeshare.view import Obstacle, State
 from tests.support.content import PIECE, Content, content, noise
@@ -209,3 +212,124 @@ async def test_lessons_that_are_needed_are_told_with_how_many_of_them_are_here(t
             assert attrs.astuple(need) == (eight, 2, 1)
             node.later(days=2)
             assert node.keeper.display.needs() == ()
+
+
+async def test_what_is_here_stays_at_a_start_on_a_disk_that_is_nearly_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origin = Origin()
+    desk = Desk(origin)
+    listed = [desk.publish(lesson(n), str(name)) for n, name in enumerate((VIDEO, GAME))]
+    with trio.fail_after(30):
+        async with keeping(tmp_path / "node", origin, **SHOWN) as node:
+            await node.keeper.admit(desk.edition(*listed))
+            await read_whole(node, VIDEO)
+            await read_whole(node, GAME)
+        monkeypatch.setattr(host, "free_space", lambda _: 6 * PIECE)  # less than what is here, which takes none of it
+        async with keeping(tmp_path / "node", origin, keep_free=Size(0), **SHOWN) as node:
+            await node.until(State.COMPLETE, VIDEO)
+            await node.until(State.COMPLETE, GAME)
+
+
+async def test_no_more_is_begun_than_leaves_free_what_is_to_stay_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origin = Origin()
+    desk = Desk(origin)
+    files = tmp_path / "node" / "content"
+
+    def free(_: Path) -> int:
+        taken = sum(path.stat().st_blocks * 512 for path in files.rglob("*") if path.is_file()) if files.exists() else 0
+        return 64 * PIECE - taken
+
+    monkeypatch.setattr(host, "free_space", free)
+    keep_free = Size(16 * PIECE)
+    with trio.fail_after(30):
+        async with keeping(tmp_path / "node", origin, keep_free=keep_free) as node:
+            await node.keeper.admit(desk.edition(*(desk.publish(lesson(n, 2), f"lesson-{n}") for n in range(40))))
+            while node.keeper.is_busy or not node.keeper.roll.short:
+                await node.keeper.change()
+            assert node.keeper.display.states()[State.COMPLETE] > AT_ONCE  # so some were begun when others were done
+            assert free(files) >= keep_free
+
+
+async def test_what_somebody_read_a_moment_ago_does_not_go_for_what_is_only_followed(tmp_path: Path) -> None:
+    origin = Origin()
+    desk = Desk(origin)
+    opened = content({"index.html": noise(100, 5), "film.mp4": noise(3 * PIECE, 6)})
+    with trio.fail_after(30):
+        catalogues: dict[str, Any] = {"follow": (CatalogueName("cned/6e"),), "show": (CatalogueName("cned/5e"),)}
+        async with keeping(tmp_path / "node", origin, quota=quota(6), **catalogues) as node:
+            await node.keeper.admit(desk.edition(desk.publish(lesson(1), "video")))
+            await node.until(State.COMPLETE, VIDEO)
+            await node.keeper.admit(desk.edition(desk.publish(opened, "game", levels=("5e",)), level="5e"))
+            await read_whole(node, GAME)
+            await node.until(State.WAITING, VIDEO)
+            before = origin.sent
+            assert await node.text("film.mp4", GAME) == opened.files["film.mp4"]
+            assert (await state(node, GAME), origin.sent) == (State.COMPLETE, before)
+
+
+async def test_on_a_full_quota_the_next_version_still_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
+    origin = Origin()
+    desk = Desk(origin)
+    with trio.fail_after(30):
+        async with keeping(tmp_path / "node", origin, quota=quota(9)) as node:
+            video, game = desk.publish(lesson(1), "video"), desk.publish(lesson(2), "game")
+            await node.keeper.admit(desk.edition(video, game))
+            await node.until(State.COMPLETE, VIDEO)
+            await node.until(State.COMPLETE, GAME)
+            following = desk.publish(lesson(3), "video", version=2)
+            await node.keeper.admit(desk.edition(following, game, number=2))
+            await node.until(State.COMPLETE, VIDEO, version=2)
+            assert await state(node, GAME) is State.COMPLETE
+            assert node.keeper.used_bytes <= quota(9)
+
+
+async def test_a_next_version_for_which_there_is_no_room_is_told_with_the_one_that_is_read(tmp_path: Path) -> None:
+    origin = Origin()
+    desk = Desk(origin)
+    with trio.fail_after(30):
+        async with keeping(tmp_path / "node", origin, quota=quota(5)) as node:
+            await node.keeper.admit(desk.edition(desk.publish(lesson(1), "video")))
+            await node.until(State.COMPLETE, VIDEO)
+            await node.keeper.admit(desk.edition(desk.publish(lesson(2, 12), "video", version=2), number=2))
+            view = node.keeper.display.lesson(VIDEO)
+            assert view
+            assert (view.state, view.next_version, view.obstacle) == (State.COMPLETE, 2, Obstacle.ROOM)
+            assert view.reason
+            assert "video needs 192.0 KiB" in view.reason
+
+
+async def test_a_pin_is_kept_though_the_lesson_becomes_complete_while_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origin = Origin()
+    desk = Desk(origin)
+    with trio.fail_after(30):
+        async with keeping(tmp_path / "node", origin, **SHOWN) as node:
+            await node.keeper.admit(desk.edition(desk.publish(lesson(1), "video")))
+            library = node.parts.library
+            keep_lesson = library.keep_lesson
+
+            async def slowly(row: StoredLesson) -> None:
+                if row.pinned and row.served is None:  # the pin itself, on a disk that is busy
+                    await node.holding(VIDEO).until(lambda: node.holding(VIDEO).is_complete)
+                await keep_lesson(row)
+
+            monkeypatch.setattr(library, "keep_lesson", slowly)
+            await node.keeper.pin(VIDEO)
+            await node.until(State.COMPLETE, VIDEO)
+        async with keeping(tmp_path / "node", origin, **SHOWN) as node:
+            view = node.keeper.display.lesson(VIDEO)
+            assert view
+            assert view.is_pinned
+
+
+async def state(node: Node, name: LessonId) -> State:
+    """Where a lesson stands, after what was asked of the keeper is carried out."""
+    node.keeper.reconsider()
+    await node.keeper.change()
+    view = node.keeper.display.lesson(name)
+    assert view
+    return view.state
