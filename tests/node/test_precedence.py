@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import trio
 
+from edgeshare import precedence
 from edgeshare.config import CatalogueName
 from edgeshare.manifest import LessonId
 from edgeshare.view import Obstacle, State
@@ -14,6 +16,12 @@ from tests.support.keeping import Desk, Node, keeping
 from tests.support.node import Origin
 
 AHEAD, READ = LessonId("ahead"), LessonId("read")
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What gave way to a reader goes on soon after him."""
+    monkeypatch.setattr(precedence, "GRACE_S", 0.3)
 
 
 async def test_what_is_fetched_ahead_gives_way_while_a_reader_waits_and_goes_on_after_him(tmp_path: Path) -> None:

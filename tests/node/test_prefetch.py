@@ -14,6 +14,7 @@ import pytest
 import trio
 import trio.testing
 
+from edgeshare import precedence
 from edgeshare.config import ScheduleConfig
 from edgeshare.hours import ALWAYS, Window
 from edgeshare.library.library import Library, open_library
@@ -30,6 +31,12 @@ NOON = datetime(2026, 11, 24, 12, tzinfo=PARIS)
 EVENING = datetime(2026, 11, 23, 18, tzinfo=PARIS)
 LAST_NIGHT = datetime(2026, 11, 24, 6, 30, tzinfo=PARIS)
 HOUR_S = 3600.0
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What gave way to a reader goes on soon after him."""
+    monkeypatch.setattr(precedence, "GRACE_S", 0.3)
 
 
 class Halfway(Random):
