@@ -158,6 +158,11 @@ class Holding:
         return max(shape[0] for shape in self._expected)
 
     @property
+    def is_edition(self) -> bool:
+        """Whether it is of a catalogue, by one of its manifests."""
+        return any(expected.is_edition for expected in self._expected.values())
+
+    @property
     def bytes_to_come(self) -> int:
         """Bytes that the disk has still to take; what was whole when the node stopped is believed to be there."""
         was_whole = self._stored is not None and self._stored.stamps is not None
@@ -531,7 +536,7 @@ class Holding:
 
     def _lacks_room(self, disk: Disk) -> bool:
         """Whether the disk has no room for it: an edition takes what is to stay free, but not the last."""
-        if any(expected.is_edition for expected in self._expected.values()):
+        if self.is_edition:
             # its file, the index's copy of it, and that once more in the index's log
             return not disk.takes(3 * self.size + self._parts.pace.spare_bytes)
         return disk.is_paused

@@ -17,7 +17,7 @@ import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from typing import NoReturn
 
 import attrs
@@ -25,17 +25,17 @@ import trio
 
 from edgeshare import host
 from edgeshare.admission import Admitted, Backed, Weighed, publisher_of, revocation
-from edgeshare.catalogue import FILE_NAME, SignedLesson
+from edgeshare.catalogue import FILE_NAME
 from edgeshare.config import Config
 from edgeshare.display import Display
 from edgeshare.errors import EdgeshareError, LibraryError, ManifestError
 from edgeshare.holding import MISFIT, Expected, Holding, Parts
 from edgeshare.holdings import Brought, Holdings, Reading
-from edgeshare.ledger import Ledger
+from edgeshare.ledger import Ledger, read_served
 from edgeshare.library.eviction import QuotaError, Rank, Space
 from edgeshare.library.index import StoredLesson
 from edgeshare.library.room import Disk
-from edgeshare.manifest import CatalogueManifest, InfoHash, LessonId, LessonManifest, read_lesson
+from edgeshare.manifest import CatalogueManifest, InfoHash, LessonId, LessonManifest
 from edgeshare.precedence import Precedence
 from edgeshare.prefetch import Timetable, Turn
 from edgeshare.publishers import Publishers
@@ -46,8 +46,6 @@ from edgeshare.trust import Vouched
 
 logger = logging.getLogger(__name__)
 
-METERED = "this link is metered: only what somebody opens or asks for is fetched"
-NEEDS_AHEAD = timedelta(days=7)  # a week is what a timetable shows
 SETTLE_EVERY_S = 600.0  # when nobody asks: what a full or failing disk refused is tried again
 MORE_ROOM = 2**20  # bytes; with less than that nothing new is begun
 AT_ONCE = 16  # contents that are fetched at the same time; what somebody asks for does not wait for its turn
@@ -89,13 +87,13 @@ class Keeper:
             config.quota,
             config.keep_free,
             lambda: self.roll.worths((held.info_hash for held in self._holdings), self._editions()),
+            lambda: self.roll.superseded({held.info_hash for held in self._holdings}),
         )
         self._precedence = Precedence(
             self._holdings,
             self._stock,
             is_metered=is_metered,
             is_asked_for=lambda content: any(map(self.roll.is_asked_for, self.roll.lessons_of(content))),
-            is_edition=lambda content: content in self._editions(),
         )
         self.display = Display(
             self.roll,
@@ -357,7 +355,7 @@ class Keeper:
                 if backed and (backed.lesson.raw, backed.keys, backed.epoch) == (served, row.keys, row.epoch):
                     row = attrs.evolve(row, served=backed.lesson.raw, keys=backed.keys)  # noqa: PLW2901 - kept once
                 else:
-                    backed = _read_again(row, served)
+                    backed = _read_again(row)
                 if backed is None:
                     row = attrs.evolve(row, served=None, keys={}, epoch=None)  # noqa: PLW2901 - the wish stands
                 elif memory.publishers is None or revocation(memory.publishers, backed) is None:
@@ -660,10 +658,10 @@ class Keeper:
         return Helpers(trackers=tuple(found), peers=swarm.peers)
 
 
-def _read_again(row: StoredLesson, served: bytes) -> Backed | None:
+def _read_again(row: StoredLesson) -> Backed | None:
     """What an earlier run served, verified; None when it is damaged."""
     try:
-        return Backed(SignedLesson(read_lesson(served, row.keys), served), row.keys, row.epoch)
+        return read_served(row)
     except EdgeshareError as error:
         logger.warning("the library's manifest of %s is damaged: %s", row.id, error)
         return None

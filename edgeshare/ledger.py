@@ -17,11 +17,11 @@ import trio
 
 from edgeshare import admission
 from edgeshare.admission import Admitted, Backed, Memory, Weighed, changes, check_next, publisher_of, weigh
-from edgeshare.catalogue import read_edition
+from edgeshare.catalogue import SignedLesson, read_edition
 from edgeshare.errors import EdgeshareError, LibraryError
-from edgeshare.library.index import StoredCatalogue
+from edgeshare.library.index import StoredCatalogue, StoredLesson
 from edgeshare.library.library import Library
-from edgeshare.manifest import CatalogueManifest, read_catalogue
+from edgeshare.manifest import CatalogueManifest, read_catalogue, read_lesson
 from edgeshare.publishers import Publishers
 from edgeshare.trust import Vouched
 
@@ -171,3 +171,14 @@ def take_up(memory: Memory, stored: StoredCatalogue, manifest: CatalogueManifest
     manifest = manifest or read_catalogue(stored.manifest, stored.keys)
     edition = read_edition(stored.content, manifest.name, manifest.edition, memory.usable(stored.keys))
     return weigh(memory, Admitted(manifest=manifest, edition=edition, keys=stored.keys, epoch=stored.epoch))
+
+
+def read_served(row: StoredLesson) -> Backed | None:
+    """What the index says is served of a lesson, verified once more; None when that is nothing.
+
+    Raises:
+        EdgeshareError: it is damaged.
+    """
+    if not row.served:
+        return None
+    return Backed(SignedLesson(read_lesson(row.served, row.keys), row.served), row.keys, row.epoch)

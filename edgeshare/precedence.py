@@ -28,17 +28,15 @@ class Precedence:
         *,
         is_metered: Callable[[], bool],
         is_asked_for: Callable[[InfoHash], bool],
-        is_edition: Callable[[InfoHash], bool],
     ) -> None:
         """Of `holdings`, those that `stock` says are read go first.
 
-        What `is_asked_for` by name is fetched on a metered link too; what `is_edition`, of a catalogue, always.
+        What `is_asked_for` by name is fetched on a metered link too; a catalogue's edition always.
         """
         self._holdings = holdings
         self._stock = stock
         self._is_metered = is_metered
         self._is_asked_for = is_asked_for
-        self._is_edition = is_edition
         self._asked = trio.Event()
         self._come: dict[InfoHash, int] = {}  # bytes of what is read, when somebody looked last
         self._until_s = -float("inf")  # something is believed to come for a reader
@@ -58,7 +56,7 @@ class Precedence:
     def _put_in_order(self, now_s: float) -> float:
         """Have each content go on or give way; seconds until that changes by itself."""
         read = self._stock.read()
-        coming = [held for held in self._holdings if not held.is_complete and not self._is_edition(held.info_hash)]
+        coming = [held for held in self._holdings if not held.is_complete and not held.is_edition]
         come = {held.info_hash: held.bytes_have for held in coming if held.info_hash in read}
         if come and come != self._come:
             self._until_s = now_s + GRACE_S

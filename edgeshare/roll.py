@@ -177,21 +177,24 @@ class Roll:
 
         Of several lessons with the same content the best counts.
         """
-        contents = frozenset(contents)
         worths = dict.fromkeys(editions, Worth(Rank.KEPT))
         listed = [self.newest[lesson] for content in contents for lesson in self.lessons_of(content)]
         for backed in (*self.served.values(), *listed):
             manifest = backed.manifest
-            next_one = self.newest.get(manifest.id)
-            follows = next_one.manifest.info_hash if next_one else manifest.info_hash
-            if follows != manifest.info_hash and follows in contents:
-                worth = Worth(Rank.KEPT, has_successor=True)
-            else:
-                worth = Worth(self.rank(manifest), self.used.get(manifest.id))
+            worth = Worth(self.rank(manifest), self.used.get(manifest.id))
             before = worths.get(manifest.info_hash)
             if before is None or before.rank < worth.rank:
                 worths[manifest.info_hash] = worth
         return worths
+
+    def superseded(self, contents: AbstractSet[InfoHash]) -> set[InfoHash]:
+        """Contents that are served, and whose lesson's newest version is another one among `contents`."""
+        found: set[InfoHash] = set()
+        for lesson, served in self.served.items():
+            content, newest = served.manifest.info_hash, self.newest.get(lesson)
+            if newest and newest.manifest.info_hash != content and newest.manifest.info_hash in contents:
+                found.add(content)
+        return found
 
     def _listed(
         self,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from datetime import date
 
@@ -26,18 +27,23 @@ class Worth:
 
     rank: Rank
     used: date | None = None  # the last day on which it came or was read
-    has_successor: bool = False  # the next version is coming, and takes its place: together they count as that one
 
 
 class Stock:
     """All contents of a node as what takes room."""
 
     def __init__(
-        self, holdings: Holdings, quota: int, keep_free: int, worths: Callable[[], Mapping[InfoHash, Worth]]
+        self,
+        holdings: Holdings,
+        quota: int,
+        keep_free: int,
+        worths: Callable[[], Mapping[InfoHash, Worth]],
+        superseded: Callable[[], AbstractSet[InfoHash]],
     ) -> None:
         """Keep within `quota` and `keep_free`, in bytes.
 
-        `worths` tells what each content is worth; one that it does not name is `Rank.LEFT`.
+        `worths` tells what each content is worth; one that it does not name is `Rank.LEFT`. Those that are
+        `superseded` have their next version coming, and count with it as one: they stay until it is here.
         """
         self.leaving: set[InfoHash] = set()  # decided to go, and not gone yet
         self.free: int | None = None  # bytes on the library's disk when somebody looked; None: it is gone
@@ -46,6 +52,7 @@ class Stock:
         self._quota = quota
         self._keep_free = keep_free
         self._worths = worths
+        self._superseded = superseded
         self._readers: Counter[tuple[InfoHash, LessonId]] = Counter()
         self._left_s: dict[InfoHash, float] = {}  # when the last reader of each left
 
@@ -77,7 +84,7 @@ class Stock:
 
     def items(self) -> tuple[Item, ...]:
         """What takes room, without what is about to go."""
-        worths, read = self._worths(), self.read()
+        worths, superseded, read = self._worths(), self._superseded(), self.read()
         since_s = trio.current_time() - OPEN_S
         self._left_s = {content: at_s for content, at_s in self._left_s.items() if at_s >= since_s}
         items: list[Item] = []
@@ -86,11 +93,11 @@ class Stock:
                 continue
             worth = worths.get(held.info_hash, Worth(Rank.LEFT))
             rank = worth.rank
-            if held.info_hash in read:
+            if held.info_hash in read or held.info_hash in superseded:
                 rank = Rank.KEPT
             elif held.info_hash in self._left_s:
                 rank = max(rank, Rank.NEEDED)
-            size = 0 if worth.has_successor else held.size
+            size = 0 if held.info_hash in superseded else held.size
             items.append(Item(content=held.info_hash, size=size, rank=rank, used=worth.used, others=held.others))
         return tuple(items)
 
@@ -103,7 +110,8 @@ class Stock:
 
     def used(self) -> int:
         """Bytes that the contents take, or will."""
-        return sum(item.size for item in self.items())
+        apart = self.leaving | self._superseded()
+        return sum(held.size for held in self._holdings if held.info_hash not in apart)
 
     def make_room(self, manifest: LessonManifest, rank: Rank, *, here: int = 0, instead: int = 0) -> None:
         """Decide what goes for a lesson that comes with `rank`; it counts as begun from now on.
@@ -115,10 +123,11 @@ class Stock:
         """
         space = self.space()
         space = attrs.evolve(space, quota=space.quota + instead, to_come=space.to_come - here)
-        gone = making_room(self.items(), space, manifest.size, rank)
-        if gone is None:
-            raise QuotaError(manifest.id, manifest.size, self.space())
-        self.leaving.update(gone)
+        if manifest.size > space.left(self.used()):
+            gone = making_room(self.items(), space, manifest.size, rank)
+            if gone is None:
+                raise QuotaError(manifest.id, manifest.size, self.space())
+            self.leaving.update(gone)
         self._to_come += manifest.size - here
 
     def shrink(self) -> None:

@@ -11,11 +11,10 @@ import attrs
 
 from edgeshare import trusted
 from edgeshare.admission import Backed, Memory, revocation
-from edgeshare.catalogue import SignedLesson
 from edgeshare.errors import EdgeshareError, LibraryError
-from edgeshare.ledger import recall
+from edgeshare.ledger import read_served, recall
 from edgeshare.library.index import Index, StoredCatalogue, StoredTorrent
-from edgeshare.manifest import InfoHash, LessonId, read_lesson
+from edgeshare.manifest import InfoHash, LessonId
 from edgeshare.trusted import Saved
 
 
@@ -68,8 +67,7 @@ def known(library: Path) -> Known:
         LibraryError: it is none, or cannot be read.
     """
     with index_of(library) as index:
-        gone = {(each.id, each.by): each for each in index.gone()}
-        kept = Memory(publishers=index.publishers(), gone=gone, versions=index.versions())
+        kept = index.memory()
         catalogues = {each.name: each for each in index.catalogues()}
         torrents = {each.info_hash: each for each in index.torrents()}
         rows = index.lessons()
@@ -77,9 +75,10 @@ def known(library: Path) -> Known:
     served: dict[LessonId, Backed] = {}
     for row in rows:
         try:
-            raw = row.served or b""
-            backed = Backed(SignedLesson(read_lesson(raw, row.keys), raw), row.keys, row.epoch)
+            backed = read_served(row)
         except EdgeshareError:
+            continue
+        if backed is None:
             continue
         if memory.publishers is None or revocation(memory.publishers, backed) is None:
             served[row.id] = backed

@@ -17,7 +17,7 @@ import attrs
 import msgpack
 
 from edgeshare import host
-from edgeshare.admission import Changes, Gone, Version
+from edgeshare.admission import Changes, Gone, Memory, Version
 from edgeshare.canonical import pack, unpack
 from edgeshare.errors import LibraryError, ManifestError
 from edgeshare.library.content import Stamp
@@ -283,6 +283,11 @@ class Index:
             LessonId(lesson): Version(number=number, digest=digest, publisher=publisher, epoch=epoch)
             for lesson, number, digest, publisher, epoch in rows
         }
+
+    def memory(self) -> Memory:
+        """What is remembered besides the catalogues and the lessons."""
+        gone = {(each.id, each.by): each for each in self.gone()}
+        return Memory(publishers=self.publishers(), gone=gone, versions=self.versions())
 
     def admit(self, catalogue: StoredCatalogue, changes: Changes | None = None) -> None:
         """Keep an edition in place of the one before, and what it changes besides."""

@@ -98,12 +98,7 @@ class Library:
 
     async def memory(self) -> Memory:
         """What is remembered besides the catalogues and the lessons."""
-
-        def read(index: Index) -> Memory:
-            gone = {(each.id, each.by): each for each in index.gone()}
-            return Memory(publishers=index.publishers(), gone=gone, versions=index.versions())
-
-        return await self._index.read(read)
+        return await self._index.read(Index.memory)
 
     async def admit(self, catalogue: StoredCatalogue, changes: Changes | None = None) -> None:
         """Keep an edition, and what it changes besides; on disk when this returns, all of it or nothing."""
