@@ -2,10 +2,11 @@
 
 A catalogue's edition and a version of a lesson are the same here: metadata, pieces, files. The way is: the info dict
 from peers or the origin, checked before a file is made; pieces from peers, or from the origin as a last resort; when
-libtorrent says that all is there, the files are read back and hashed. Only then is the content complete. A write
-error, an altered file, a piece that cannot be read back: each takes it out of complete at once. Then it waits for room,
-clears what stands in the way of its files, has libtorrent read them, and fetches what is missing; the first time at
-once, and then with pauses, so that a disk that is no good costs little.
+libtorrent says that all is there, the files are read back and hashed. Only then is the content complete, and at rest:
+it is read and seeded, and has no task and hardly any memory, as a school holds thousands. A write error, an altered
+file, a piece that cannot be read back: each takes it out of complete at once. Then it waits for room, clears what
+stands in the way of its files, has libtorrent read them, and fetches what is missing; the first time at once, and then
+with pauses, so that a disk that is no good costs little.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ class Parts:
 
 
 class Holding:
-    """One content; `run` is its life.
+    """One content; `run` is its life, until it is at rest, and again when something speaks against it.
 
     Several manifests may name it, each signed by who may not know what is in it: it is refused when none fits.
     """
@@ -118,14 +119,15 @@ class Holding:
         self.is_standing_by = False  # until the disk has room
         self.gives_way = False  # to what is more urgent: see `give_way`
         self.is_unobtainable = False  # nobody has its metadata; asked for again and again
+        self.is_at_rest = False  # complete, with nothing left to do: `run` has returned
         self.reason: str | None = None  # why nothing goes on, in one line; None while it does
         self.layout: Layout | None = None
         self.torrent: Torrent | None = None
         self._parts = parts
         self._expected = {expected.shape: expected}
-        self._stored = stored
+        self._stored = stored  # None at rest: the index has it
         self._before = before
-        self._is_stored = True  # the index knows what `_stored` says
+        self.is_stored = True  # the index knows what `_stored` says
         self._is_fresh = False  # its files were hashed in this run, and nobody has written to them since
         self._stamps: Mapping[str, Stamp] | None = None  # by path
         self._is_dropped = False
@@ -134,7 +136,7 @@ class Holding:
         self._taken: Counter[Reason] = Counter()  # from the origin, by this run
         self._feed: Feed | None = None  # while it is being fetched
         self._changed = trio.lowlevel.ParkingLot()
-        self._hurry: Callable[[], None] = lambda: None  # begin at once, where its turn has not come
+        self._begin: Callable[[], None] = lambda: None  # has `run` called
 
     @property
     def missing_at_origin(self) -> str | None:
@@ -151,6 +153,18 @@ class Holding:
         """Every file was verified on the disk, and nothing has spoken against it since."""
         sound = self.torrent is None or self.torrent.failure is None
         return self._stamps is not None and sound
+
+    @property
+    def stamps(self) -> tuple[Stamp, ...] | None:
+        """What its files looked like when they were verified, in the layout's order; None when it is not complete."""
+        if self._stamps is None or self.layout is None:
+            return None
+        return tuple(self._stamps[entry.path] for entry in self.layout.files)
+
+    @property
+    def standing(self) -> tuple[State, bool]:
+        """What matters to others of where it stands: its state, and whether nobody has its metadata."""
+        return self.state, self.is_unobtainable
 
     @property
     def size(self) -> int:
@@ -226,7 +240,7 @@ class Holding:
         return self._peers_before + (self.torrent.bytes_from_peers if self.torrent else 0)
 
     async def run(self, helpers: Helpers) -> None:
-        """Fetch, verify, seed and mend this content until cancelled.
+        """Fetch, verify and mend this content until it is at rest.
 
         A caller who cancels it for good also says so with `drop`, and has the swarm let go of it; a node that stops
         need not.
@@ -237,6 +251,11 @@ class Holding:
                 manifests = len(self._expected)
                 try:
                     await self._live(helpers)
+                    await self._save()
+                    if self.is_complete:
+                        self._rest()
+                        return
+                    continue
                 except ManifestError as error:
                     if len(self._expected) == manifests:  # else another was named meanwhile
                         self.is_refused = True
@@ -273,9 +292,9 @@ class Holding:
         """Begin with what was brought and verified a moment ago; it does not run yet."""
         self._stored, self._is_fresh = stored, True
 
-    def begin_by(self, hurry: Callable[[], None]) -> None:
-        """Its turn to run will come; `hurry` has it run as soon as somebody reads it."""
-        self._hurry = hurry
+    def begin_by(self, begin: Callable[[], None]) -> None:
+        """Have `begin` called when it should run: when somebody reads it whose turn has not come, or it is roused."""
+        self._begin = begin
 
     async def begun(self) -> None:
         """Wait until it has come as far as it does by itself after a start: to its torrent, or to what stops it.
@@ -303,7 +322,8 @@ class Holding:
         Raises:
             LibraryError: it never will be.
         """
-        self._hurry()
+        if not self.is_at_rest:
+            self._begin()
         await self.until(lambda: self.layout is not None or self.is_refused)
         if self.layout is None:
             raise LibraryError(f"the lesson cannot be opened ({self.reason})")
@@ -320,7 +340,7 @@ class Holding:
                 return None
             descriptor = None
         if descriptor is None:
-            self._distrust(entry.path)
+            self.distrust(entry.path)
         return descriptor
 
     async def stream(self, entry: FileEntry, start: int, stop: int) -> AsyncGenerator[bytes, None]:
@@ -344,29 +364,26 @@ class Holding:
             torrent.relax(wished)
 
     async def _live(self, helpers: Helpers) -> None:
+        """Have its torrent, and go on until it is complete."""
         gathering = Gathering(
             has_tracker=bool(helpers.trackers),
             audience=next(reversed(self._expected.values())).audience,
             joined_s=trio.current_time(),
             patience_s=self._parts.pace.patience_s,
         )
-        info = self._stored.info if self._stored else b""
-        if is_info(info, self.info_hash):
-            layout = self._learn(info)
-            resume = await self._prepare(info, layout)
-            torrent = await self._add(info, layout, helpers, resume)
-        else:  # not known yet, or the index is damaged
-            await self._until_unpaused()
-            layout, torrent = await self._join(helpers, gathering)
-        self.torrent = torrent
-        self._wake()
-        failures = 0  # since it was complete
+        if self.torrent is None or self.layout is None:
+            layout, torrent = await self._begun_torrent(helpers, gathering)
+            self.torrent = torrent
+            self._wake()
+        else:
+            layout, torrent = self.layout, self.torrent
+            await self._recall(torrent)
+        failures = 0
         while True:
             if not self.is_complete:
                 await self._fetch(torrent, layout, gathering)
             if self.is_complete:
-                failures = 0
-                await self._until_doubtful(torrent, layout)
+                return
             self._stamps = None
             self._wake()
             self._parts.library.doubt()
@@ -379,6 +396,16 @@ class Holding:
             await self._parts.library.make_way(self.info_hash, layout)
             torrent.look_again()
             self._wake()
+
+    async def _begun_torrent(self, helpers: Helpers, gathering: Gathering) -> tuple[Layout, Torrent]:
+        """Have the swarm begin with it, with what is known and what is here."""
+        info = self._stored.info if self._stored else b""
+        if is_info(info, self.info_hash):
+            layout = self._learn(info)
+            resume = await self._prepare(info, layout)
+            return layout, await self._add(info, layout, helpers, resume)
+        await self._until_unpaused()  # not known yet, or the index is damaged
+        return await self._join(helpers, gathering)
 
     async def _add(self, info: bytes, layout: Layout, helpers: Helpers, resume: bytes | None) -> Torrent:
         """Have the swarm fetch and seed it; at once, where its files were brought and verified in this run."""
@@ -541,14 +568,43 @@ class Holding:
             return not disk.takes(3 * self.size + self._parts.pace.spare_bytes)
         return disk.is_paused
 
-    async def _until_doubtful(self, torrent: Torrent, layout: Layout) -> None:
-        """Wait until something speaks against a complete content."""
-        while self.is_complete:
-            with trio.move_on_after(self._parts.pace.look_every_s):
-                await torrent.until(lambda: not self.is_complete)
-            assert self._stored is not None
-            if not await self._parts.library.unchanged(self._stored, layout):
-                self._distrust("a file")
+    def _rest(self) -> None:
+        """Nothing is left to do, until something speaks against it."""
+        assert self.torrent is not None
+        self.is_at_rest = True
+        self.torrent.on_failure = self._rouse
+        self._let_go()
+        self._wake()
+
+    def _let_go(self) -> None:
+        """Keep nothing in memory that the index has."""
+        if self.is_at_rest and self.is_stored:
+            self._stored = None
+
+    def _rouse(self) -> None:
+        """Something speaks against it."""
+        if self.is_at_rest:
+            self.is_at_rest = False
+            self._begin()
+
+    async def _recall(self, torrent: Torrent) -> None:
+        """Know again what was let go of at rest."""
+        if self._stored is None:
+            with suppress(LibraryError):
+                self._stored = await self._parts.library.torrent(self.info_hash)
+        if self._stored is None or not is_info(self._stored.info, self.info_hash):
+            self._stored = await self._known_by(torrent, resume=None)
+
+    async def _known_by(self, torrent: Torrent, resume: bytes | None) -> StoredTorrent:
+        """What the index should know of a content at rest, or of one that was."""
+        return StoredTorrent(
+            info_hash=self.info_hash,
+            info=await torrent.info(),
+            resume=resume,
+            stamps=self.stamps,
+            origin_bytes=self._origin_before + self._taken.total(),
+            peer_bytes=self.peer_bytes,
+        )
 
     async def _find_info(self, joining: Joining, gathering: Gathering) -> bytes:
         """The info dict from whichever has it first: a peer, or the origin when it is this node's turn to ask."""
@@ -613,19 +669,32 @@ class Holding:
     async def _keep(self, stored: StoredTorrent) -> None:
         """Have the index know; when it cannot, as on a full disk, the next start looks at the files, nothing worse."""
         if stored != self._stored:
-            self._stored, self._is_stored = stored, False
-        if not self._is_stored:
+            self._stored, self.is_stored = stored, False
+        if not self.is_stored:
             try:
                 await self._parts.library.keep_torrent(stored)
-                self._is_stored = True
+                self.is_stored = True
             except LibraryError as error:
                 logger.warning("%s: what is known of it is not saved: %s", self.info_hash.hex()[:16], error)
 
     async def keep_anew(self, known: StoredTorrent | None) -> None:
-        """Have the index, of which `known` is all that it knows of this content, know the rest."""
+        """Have the index, of which `known` is all that it knows of this content, know the rest.
+
+        Called now and then too, as the index may have refused it, on a full disk say.
+        """
+        torrent = self.torrent
+        if self.is_at_rest and self._stored is None and torrent is not None:
+            if known is not None and known.stamps == self.stamps and known.resume is not None:
+                return
+            with suppress(SwarmError):
+                resume = await torrent.resume_data()
+                stored = await self._known_by(torrent, resume)
+                if self.is_at_rest:  # still
+                    self._stored = stored
         if self._stored is not None and known != self._stored and not self._is_dropped:
-            self._is_stored = False
+            self.is_stored = False
             await self._keep(self._stored)
+        self._let_go()
 
     async def _save(self) -> None:
         """Keep what spares the next start from hashing a content that is here in part."""
@@ -638,9 +707,10 @@ class Holding:
                 totals = attrs.evolve(totals, resume=await torrent.resume_data())
         await self._keep(totals)
 
-    def _distrust(self, path: str) -> None:
+    def distrust(self, what: str) -> None:
+        """One of its files, or all of them, are not what was verified."""
         if self.torrent:
-            self.torrent.distrust(f"{path} was altered on the disk")
+            self.torrent.distrust(f"{what} was altered on the disk")
         else:
             self._stamps = None
         self._wake()

@@ -23,19 +23,23 @@ from edgeshare.layout import FileEntry, Layout
 from edgeshare.library.index import StoredTorrent
 from edgeshare.manifest import InfoHash, LessonManifest
 from edgeshare.swarm.session import Helpers
+from edgeshare.view import State
 
 logger = logging.getLogger(__name__)
 
+LOOKED_AT_TOGETHER = 64  # contents whose files a thread looks at, in some milliseconds
 AT_A_TIME = 8  # contents that are begun together after a start, which takes 2 ms
 LONGEST_TURN_S = 5.0  # for what a slow disk holds up, the others do not wait
 
 
-@attrs.frozen
+@attrs.define(eq=False)
 class _Life:
     """The task of one holding."""
 
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     over: trio.Event = attrs.field(factory=trio.Event)
+    telling: trio.Lock = attrs.field(factory=trio.Lock)
+    told: tuple[State, bool] | None = None  # where it stood when others heard of it last
 
 
 @attrs.frozen
@@ -48,18 +52,19 @@ class Brought:
 
 
 class Holdings:
-    """All contents of a node; `attend` runs beside each of them, and says to others what becomes of it."""
+    """All contents of a node; `attend` is called after each of a content's steps, and says to others what it means."""
 
-    def __init__(self, parts: Parts, attend: Callable[[Holding], Awaitable[NoReturn]]) -> None:
+    def __init__(self, parts: Parts, attend: Callable[[Holding], Awaitable[None]]) -> None:
         self._parts = parts
         self._attend = attend
         self._nursery: trio.Nursery | None = None
         self._held: dict[InfoHash, Holding] = {}
-        self._lives: dict[InfoHash, _Life] = {}
+        self._helpers: dict[InfoHash, Helpers] = {}  # of each that is held
+        self._lives: dict[InfoHash, _Life] = {}  # of those that are not at rest
         self._leaving: dict[InfoHash, trio.Event] = {}  # contents that are being deleted
         self._undeleted: set[InfoHash] = set()  # the disk refused
         self._stored: dict[InfoHash, StoredTorrent] = {}  # from earlier runs, and not held yet
-        self._in_turn: dict[InfoHash, Helpers] = {}  # complete when the node stopped, and not begun yet
+        self._in_turn: dict[InfoHash, None] = {}  # complete when the node stopped, and not begun yet
         self._is_any_in_turn = trio.Event()
 
     async def open(self, nursery: trio.Nursery) -> None:
@@ -71,6 +76,7 @@ class Holdings:
         self._stored = {stored.info_hash: stored for stored in await self._parts.library.torrents()}
         self._nursery = nursery
         nursery.start_soon(self._begin_in_turn)
+        nursery.start_soon(self._patrol)
 
     def __iter__(self) -> Iterator[Holding]:
         """The holdings that were begun."""
@@ -108,11 +114,12 @@ class Holdings:
             known = self._held.get(before) if before else None
             stored = self._stored.pop(info_hash, None)
             held = self._held[info_hash] = Holding(self._parts, expected, stored, known)
-            self._in_turn[info_hash] = helpers
+            self._helpers[info_hash] = helpers
+            held.begin_by(partial(self._begin, info_hash))
             if stored is None or stored.stamps is None:
                 self._begin(info_hash)
             else:
-                held.begin_by(partial(self._begin, info_hash))
+                self._in_turn[info_hash] = None
                 self._is_any_in_turn.set()
         held.expect(expected)
         return held
@@ -163,11 +170,12 @@ class Holdings:
                 await self._drop(info_hash)
 
     def _begin(self, info_hash: InfoHash) -> None:
-        """Have a content's life begin, if it has not."""
-        if (helpers := self._in_turn.pop(info_hash, None)) is not None:
+        """Have a content's life begin, if it has none."""
+        self._in_turn.pop(info_hash, None)
+        if info_hash not in self._lives and (held := self._held.get(info_hash)) is not None:
             assert self._nursery is not None
             life = self._lives[info_hash] = _Life()
-            self._nursery.start_soon(self._keep, self._held[info_hash], helpers, life)
+            self._nursery.start_soon(self._keep, held, self._helpers[info_hash], life)
 
     async def _begin_in_turn(self) -> NoReturn:
         """Begin what was complete when the node stopped, a few at a time: readers are served meanwhile."""
@@ -185,16 +193,57 @@ class Holdings:
             await holding.begun()
 
     async def _keep(self, holding: Holding, helpers: Helpers, life: _Life) -> None:
-        """One holding's task: its life, and what its steps change for others."""
+        """One holding's task until it is at rest: its life, and what its steps change for others."""
+        info_hash = holding.info_hash
         try:
             with life.scope:
-                if (leaving := self._leaving.get(holding.info_hash)) is not None:  # it was dropped, and is wanted again
+                if (leaving := self._leaving.get(info_hash)) is not None:  # it was dropped, and is wanted again
                     await leaving.wait()
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(holding.run, helpers)
-                    await self._attend(holding)
+                    nursery.start_soon(self._keep_telling, holding, life)
+                    while not holding.is_at_rest:
+                        await holding.run(helpers)
+                        await self._tell(holding, life)  # of its last step too, and whole
+                    nursery.cancel_scope.cancel()
         finally:
+            if self._lives.get(info_hash) is life:
+                del self._lives[info_hash]
             life.over.set()
+
+    async def _keep_telling(self, holding: Holding, life: _Life) -> NoReturn:
+        while True:
+            await self._tell(holding, life)
+            await holding.until(lambda: holding.standing != life.told)
+
+    async def _tell(self, holding: Holding, life: _Life) -> None:
+        """Have others know where it stands."""
+        async with life.telling:
+            standing = holding.standing
+            if standing != life.told:
+                await self._attend(holding)
+                life.told = standing
+
+    async def _patrol(self) -> NoReturn:
+        """Look at the files of all that is at rest, once in `look_every_s`, a few at a time."""
+        while True:
+            resting = [holding for holding in self._held.values() if holding.is_at_rest]
+            portions = [resting[at : at + LOOKED_AT_TOGETHER] for at in range(0, len(resting), LOOKED_AT_TOGETHER)]
+            for portion in portions or [[]]:
+                await trio.sleep(self._parts.pace.look_every_s / max(1, len(portions)))
+                await self._look_at([holding for holding in portion if holding.is_at_rest])
+
+    async def _look_at(self, resting: list[Holding]) -> None:
+        verified = [
+            (holding.info_hash, holding.layout, holding.stamps)
+            for holding in resting
+            if holding.layout is not None and holding.stamps is not None
+        ]
+        altered = await self._parts.library.altered(verified)
+        for holding in resting:
+            if holding.info_hash in altered and self._held.get(holding.info_hash) is holding:
+                holding.distrust("a file")
+            elif not holding.is_stored:
+                await holding.keep_anew(None)
 
     async def _drop(self, info_hash: InfoHash) -> None:
         leaving = await self._leave(info_hash)
@@ -220,6 +269,7 @@ class Holdings:
         self._undeleted.discard(info_hash)
         self._stored.pop(info_hash, None)
         self._in_turn.pop(info_hash, None)
+        self._helpers.pop(info_hash, None)
         holding = self._held.pop(info_hash, None)
         life = self._lives.pop(info_hash, None)
         if life:

@@ -601,19 +601,16 @@ class Keeper:
         before = served.manifest.info_hash if served else None
         return self._holdings.hold(Expected.of_lesson(manifest), self._helpers(*named), before)
 
-    async def _attend(self, holding: Holding) -> NoReturn:
-        """What a content's steps change for others, as long as it is held."""
-        while True:
-            before = holding.state, holding.is_unobtainable
-            if holding.is_complete:
-                for lesson in self.roll.lessons_of(holding.info_hash):
-                    newest = self.roll.newest.get(lesson)
-                    if newest and holding.is_complete_as(Expected.of_lesson(newest.manifest)):
-                        await self._promote(lesson, newest)
-            self._fill()
-            self._precedence.reconsider()
-            self._changed.unpark_all()
-            await holding.until(lambda: (holding.state, holding.is_unobtainable) != before)  # noqa: B023 - awaited here
+    async def _attend(self, holding: Holding) -> None:
+        """What a content's step changes for others."""
+        if holding.is_complete:
+            for lesson in self.roll.lessons_of(holding.info_hash):
+                newest = self.roll.newest.get(lesson)
+                if newest and holding.is_complete_as(Expected.of_lesson(newest.manifest)):
+                    await self._promote(lesson, newest)
+        self._fill()
+        self._precedence.reconsider()
+        self._changed.unpark_all()
 
     async def _promote(self, lesson: LessonId, newest: Backed) -> None:
         """A lesson's newest version is complete: it is served from now on, and the one before it goes."""

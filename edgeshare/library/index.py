@@ -11,7 +11,10 @@ import contextlib
 import sqlite3
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from datetime import date
+from functools import cache
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import attrs
 import msgpack
@@ -93,6 +96,7 @@ INSERT INTO facts VALUES ('since', date('now'));  -- since when it misses nothin
 }
 # Where nothing is to be lost first.
 TABLES = ("withdrawals", "publishers", "versions", "lessons", "catalogues", "torrents", "traffic", "facts")
+_TORRENTS = "SELECT info_hash, info, resume, stamps, origin_bytes, peer_bytes, torrent FROM torrents"
 _IN_MEMORY = Path(":memory:")
 # What SQLite says of a file that is torn, or cannot be read where it lies. Our statements are right: where one of them
 # is an error, the tables are not those that the version promises.
@@ -346,20 +350,12 @@ class Index:
 
     def torrents(self) -> list[StoredTorrent]:
         """Everything that is held, whole or in part."""
-        columns = "info_hash, info, resume, stamps, origin_bytes, peer_bytes, torrent"
-        rows = self._db.execute(f"SELECT {columns} FROM torrents")  # noqa: S608 - our own words
-        return [
-            StoredTorrent(
-                info_hash=InfoHash(info_hash),
-                info=info,
-                resume=resume,
-                stamps=_stamps(stamps),
-                origin_bytes=origin,
-                peer_bytes=peers,
-                torrent=torrent,
-            )
-            for info_hash, info, resume, stamps, origin, peers, torrent in rows
-        ]
+        return [_torrent(row) for row in self._db.execute(_TORRENTS)]
+
+    def torrent(self, info_hash: InfoHash) -> StoredTorrent | None:
+        """One of them; None when it is not known."""
+        row = self._db.execute(f"{_TORRENTS} WHERE info_hash = ?", (info_hash,)).fetchone()
+        return _torrent(row) if row else None
 
     def put_torrent(self, torrent: StoredTorrent) -> None:
         """Keep all that is known of one content."""
@@ -466,13 +462,14 @@ def _packed_keys(keys: Mapping[bytes, PublicKey]) -> bytes:
     return packed
 
 
-def _keys(packed: bytes) -> dict[bytes, PublicKey]:
+@cache  # thousands of rows have the same few keys
+def _keys(packed: bytes) -> Mapping[bytes, PublicKey]:
     """The keys in a row; none when it is damaged, and then nothing in it is vouched for."""
     try:
         keys = [PublicKey(str(scheme), bytes(public)) for scheme, public in msgpack.unpackb(packed)]
     except (ValueError, TypeError):
-        return {}
-    return {key.id: key for key in keys}
+        keys = []
+    return MappingProxyType({key.id: key for key in keys})
 
 
 def _lesson(packed: bytes | None) -> LessonManifest | None:
@@ -515,6 +512,20 @@ def _publishers(packed: bytes) -> Publishers | None:
         )
     except (AttributeError, KeyError, ValueError, TypeError):
         return None
+
+
+def _torrent(row: tuple[Any, ...]) -> StoredTorrent:
+    """A row of `_TORRENTS`."""
+    info_hash, info, resume, stamps, origin, peers, torrent = row
+    return StoredTorrent(
+        info_hash=InfoHash(info_hash),
+        info=info,
+        resume=resume,
+        stamps=_stamps(stamps),
+        origin_bytes=origin,
+        peer_bytes=peers,
+        torrent=torrent,
+    )
 
 
 def _stamps(packed: bytes | None) -> tuple[Stamp, ...] | None:

@@ -92,6 +92,10 @@ class Library:
         """What is held, whole or in part."""
         return await self._index.read(Index.torrents)
 
+    async def torrent(self, info_hash: InfoHash) -> StoredTorrent | None:
+        """What is held of one content; None when the index does not know it."""
+        return await self._index.read(lambda index: index.torrent(info_hash))
+
     async def lessons(self) -> list[StoredLesson]:
         """What was asked for by name, and what is served."""
         return await self._index.read(Index.lessons)
@@ -248,6 +252,18 @@ class Library:
             return False
         folder = self.folder(held.info_hash)
         return await trio.to_thread.run_sync(content.unchanged, folder, layout, stamps, limiter=self._disk_turn)
+
+    async def altered(self, verified: Sequence[tuple[InfoHash, Layout, tuple[Stamp, ...]]]) -> frozenset[InfoHash]:
+        """Which of several complete contents are no longer what was verified, by their stamps."""
+
+        def look() -> frozenset[InfoHash]:
+            return frozenset(
+                info_hash
+                for info_hash, layout, stamps in verified
+                if not content.unchanged(self.folder(info_hash), layout, stamps)
+            )
+
+        return await trio.to_thread.run_sync(look, limiter=self._disk_turn)
 
     async def make_way(self, info_hash: InfoHash, layout: Layout) -> None:
         """Clear what stands where the files of one content belong (see `content.make_way`).

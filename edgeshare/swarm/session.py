@@ -33,13 +33,14 @@ from edgeshare.swarm.events import (
     Listening,
     PeerParted,
     SwarmEvent,
+    TorrentProgress,
     TorrentRemoved,
     translate,
 )
 from edgeshare.swarm.joining import Joining
 from edgeshare.swarm.neighbours import client_name, new_token, peer_traffic
 from edgeshare.swarm.outside import Meter
-from edgeshare.swarm.torrent import SwarmError, Torrent
+from edgeshare.swarm.torrent import VERDICT_WITHIN_S, SwarmError, Torrent
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +97,12 @@ _SETTINGS: Mapping[str, object] = {
     "allowed_fast_set_size": 0,  # who is choked is given nothing (BEP 6); measured: a spike is as fast without
     "whole_pieces_threshold": 2,  # seconds: a piece that one peer would take longer for is asked of several
     "request_queue_time": 2,  # seconds of what a peer sends are asked for ahead
-    "tick_interval": 100,  # milliseconds between shares of `upload`: half a second's at once would flood a home's line
+    # Milliseconds between shares of `upload`. Half a second's at once would flood a home's line; and until a connection
+    # has some, what it has to say waits for the next share: six times from hello to the first byte of a lesson.
+    "tick_interval": 20,
+    # What comes to a reader soon: what is asked for with a deadline, and not behind what was asked for before it.
+    "initial_picker_threshold": 0,  # by itself the first four pieces are any four, whatever their priority
+    "send_buffer_watermark_factor": 10,  # percent: a tenth of a second's bytes are out of a cancel's reach, not half of it
     "stop_tracker_timeout": 1,  # seconds: a stop must not wait for a dead tracker
 }
 
@@ -140,6 +146,7 @@ class Swarm:
         self._keeps_all = False  # connections, even those of no use
         self._gone_from_peers = self._gone_to_peers = 0  # of torrents that were removed
         self._meters: dict[InfoHash, Meter] = {}
+        self._reported: set[InfoHash] = set()  # torrents whose progress came since `outside_bytes` looked last
         self._heard, self._listen_results = trio.open_memory_channel[Listening | ListenFailed](64)
 
     @asynccontextmanager
@@ -262,7 +269,11 @@ class Swarm:
         last look and its removal, and all that is no content: what peers tell one another, trackers, the DHT, headers.
         """
         added = 0
-        for info_hash, (torrent, handle) in list(self._torrents.items()):
+        reported, self._reported = self._reported, set()
+        for info_hash in reported | self._meters.keys():  # not all of thousands, every few seconds
+            if (known := self._torrents.get(info_hash)) is None:
+                continue
+            torrent, handle = known
             meter = self._meters.get(info_hash)
             moved = torrent.progress.from_peers + torrent.progress.to_peers if torrent.progress else 0
             if moved == (meter.total if meter else 0):
@@ -292,6 +303,8 @@ class Swarm:
             case _:
                 if (known := self._torrents.get(event.info_hash)) is not None:
                     known[0].on(event)
+                    if isinstance(event, TorrentProgress):
+                        self._reported.add(event.info_hash)
                 elif (joining := self._joinings.get(event.info_hash)) is not None:
                     (joining.torrent or joining).on(event)
                     self._keep_connections()
@@ -327,12 +340,17 @@ class Swarm:
             self._session.post_torrent_updates(0)
             self._keep_connections()
             self._pace_local_announces()
-            for torrent, _ in self._torrents.values():
-                torrent.expect_verdicts()
             for info_hash, leaving in list(self._leaving.items()):  # the event that says so may have been dropped
                 if not leaving.handle.is_valid():
                     self.dispatch(TorrentRemoved(info_hash))
             await trio.sleep(_REPORT_EVERY_S)
+
+    async def expect_verdicts(self) -> NoReturn:
+        """Doubt what libtorrent says nothing of, until cancelled."""
+        while True:
+            await trio.sleep(VERDICT_WITHIN_S / 2)
+            for torrent, _ in self._torrents.values():
+                torrent.expect_verdicts()
 
     def close(self) -> None:
         """End the session; blocks until its last word to trackers and peers is out, a second or so at most."""
@@ -470,6 +488,7 @@ async def _attend(swarm: Swarm, bell: trio.socket.SocketType, scope: trio.Cancel
         async with trio.open_nursery() as nursery:
             nursery.start_soon(swarm.pump, bell)
             nursery.start_soon(swarm.report)
+            nursery.start_soon(swarm.expect_verdicts)
 
 
 def _resumed(resume: bytes | None, info_hash: InfoHash) -> lt.add_torrent_params | None:

@@ -68,6 +68,7 @@ class Torrent:
         self.is_checked = False
         self.is_held = False  # nothing more is asked of peers; what is here is sent and read
         self.is_counted_anew = False  # a tracker has counted the swarm since `recount`
+        self.on_failure: Callable[[], None] = lambda: None  # called when `failure` is set
         self.bytes_have = 0  # verified
         self.bytes_from_peers = 0  # in this session
         self._handle = handle
@@ -209,6 +210,18 @@ class Torrent:
         assert isinstance(found, ResumeDataReady)
         return found.resume
 
+    async def info(self) -> bytes:
+        """The info dict.
+
+        Raises:
+            SwarmError: the torrent was removed.
+        """
+        if not self._is_gone:
+            with suppress(RuntimeError):  # it went away while libtorrent was asked
+                if (found := await trio.to_thread.run_sync(self._handle.torrent_file)) is not None:
+                    return bytes(found.info_section())
+        raise SwarmError("the lesson was removed while its metadata was asked for")
+
     async def rest(self) -> None:
         """Stop transferring; returns when nothing is written any more, and its files are closed.
 
@@ -238,6 +251,7 @@ class Torrent:
             self.failure = reason
             if not self._is_gone:
                 self._handle.pause()
+            self.on_failure()
         self._wake()
 
     def look_again(self) -> None:
@@ -306,7 +320,7 @@ class Torrent:
             question.ask()
 
     def expect_verdicts(self) -> None:
-        """Doubt the files when libtorrent says nothing of a piece that it was handed; called every second or so.
+        """Doubt the files when libtorrent says nothing of a piece that it was handed; called every few seconds.
 
         Seen where a file was deleted below a torrent that had it open: the piece counted as written, was never hashed,
         and could not be handed in again. Only a check of the files tells what there is.

@@ -463,7 +463,9 @@ async def test_who_reads_or_waits_while_a_content_is_dropped_hears_so(tmp_path: 
     origin.most = 0
     (entry,) = lesson.layout.files
     with trio.fail_after(30):
-        async with parts(tmp_path, origin) as mine, holding(mine, lesson) as held, trio.open_nursery() as nursery:
+        async with parts(tmp_path, origin) as mine, trio.open_nursery() as nursery:
+            held = Holding(mine, expected(lesson), None)
+            nursery.start_soon(held.run, Helpers())
             await held.ready()
             await held.until(lambda: held.torrent is not None)
             torrent = held.torrent
@@ -477,11 +479,13 @@ async def test_who_reads_or_waits_while_a_content_is_dropped_hears_so(tmp_path: 
                 with pytest.raises(LibraryError):
                     await complete(held)
 
-            nursery.start_soon(reader)
-            nursery.start_soon(waiter)
-            await torrent.until(lambda: bool(torrent.urgent))
-            held.drop()
-            await mine.swarm.remove(lesson.info_hash)
+            async with trio.open_nursery() as others:
+                others.start_soon(reader)
+                others.start_soon(waiter)
+                await torrent.until(lambda: bool(torrent.urgent))
+                held.drop()
+                await mine.swarm.remove(lesson.info_hash)
+            nursery.cancel_scope.cancel()
 
 
 async def test_a_damaged_row_of_the_index_costs_nothing_but_time(tmp_path: Path) -> None:

@@ -3,18 +3,21 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
-from typing import NoReturn
 
+import attrs
 import pytest
 import trio
+import trio.testing
 
 from edgeshare import holdings
+from edgeshare.errors import LibraryError
 from edgeshare.holding import Holding, Parts
 from edgeshare.holdings import Holdings
+from edgeshare.library.index import StoredTorrent
 from edgeshare.manifest import InfoHash
 from edgeshare.swarm.session import Helpers
 from tests.support.content import Content, content, noise
-from tests.support.node import Origin, complete, expected, parts
+from tests.support.node import QUICK, Origin, complete, expected, parts
 
 LESSONS = tuple(content({"a": noise(100, seed)}) for seed in range(5))
 
@@ -23,8 +26,8 @@ LESSONS = tuple(content({"a": noise(100, seed)}) for seed in range(5))
 async def held(node: Parts, *things: Content) -> AsyncIterator[Holdings]:
     """A node's holdings of these contents."""
 
-    async def attend(_: Holding) -> NoReturn:
-        await trio.sleep_forever()
+    async def attend(_: Holding) -> None:
+        await trio.lowlevel.checkpoint()
 
     async with trio.open_nursery() as nursery:
         all_of_them = Holdings(node, attend)
@@ -71,6 +74,76 @@ async def test_what_somebody_reads_does_not_wait_for_its_turn(tmp_path: Path) ->
             assert all(holding.layout is None for holding in others)
             async with aclosing(last.stream(layout.files[0], 0, 100)) as portions:
                 assert b"".join([portion async for portion in portions]) == LESSONS[-1].files["a"]
+
+
+async def at_rest(mine: Holdings) -> None:
+    """Wait until everything is."""
+    for holding in mine:
+        await holding.until(lambda: holding.is_at_rest)  # noqa: B023 - awaited here
+
+
+async def test_what_is_complete_has_no_task_of_its_own(tmp_path: Path) -> None:
+    with trio.fail_after(30):
+        tasks = []
+        for number, lessons in enumerate((LESSONS[:1], LESSONS)):
+            async with parts(tmp_path / str(number), Origin(*LESSONS)) as node, held(node, *lessons) as mine:
+                await at_rest(mine)
+                await trio.testing.wait_all_tasks_blocked()
+                tasks.append(trio.lowlevel.current_statistics().tasks_living)
+        assert tasks[0] == tasks[1]
+
+
+async def test_what_is_at_rest_is_mended_whenever_it_is_harmed(tmp_path: Path) -> None:
+    pace = attrs.evolve(QUICK, look_every_s=0.1)
+    with trio.fail_after(30):
+        async with parts(tmp_path, Origin(*LESSONS), pace=pace) as node, held(node, *LESSONS) as mine:
+            await at_rest(mine)
+            lesson = LESSONS[1]
+            holding = mine.get(lesson.info_hash)
+            assert holding
+            for _ in range(2):
+                (node.library.folder(lesson.info_hash) / "a").write_bytes(b"something else")
+                await holding.until(lambda: not holding.is_complete)
+                await at_rest(mine)
+                assert lesson.is_at(node.library.folder(lesson.info_hash))
+
+
+async def test_an_index_that_lost_what_is_at_rest_knows_it_again_with_all_that_a_start_needs(tmp_path: Path) -> None:
+    with trio.fail_after(30):
+        async with parts(tmp_path, Origin(*LESSONS)) as node, held(node, *LESSONS) as mine:
+            await at_rest(mine)
+            before = {each.info_hash: each for each in await node.library.torrents()}
+            for lesson in LESSONS:
+                await node.library._index.write(lambda index: index.drop_torrent(lesson.info_hash))  # noqa: B023
+            await mine.keep_anew()
+            after = {each.info_hash: each for each in await node.library.torrents()}
+        assert after.keys() == before.keys()
+        for info_hash, each in after.items():
+            assert attrs.evolve(each, resume=None) == attrs.evolve(before[info_hash], resume=None)
+        origin = Origin()
+        async with parts(tmp_path, origin) as node, held(node, *LESSONS) as mine:
+            await at_rest(mine)
+            assert origin.asked == []
+
+
+async def test_what_the_index_refused_is_offered_to_it_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pace = attrs.evolve(QUICK, look_every_s=0.1)
+    with trio.fail_after(30):
+        async with parts(tmp_path, Origin(*LESSONS), pace=pace) as node, held(node) as mine:
+            keep = node.library.keep_torrent
+
+            async def refuse(stored: StoredTorrent) -> None:
+                await trio.lowlevel.checkpoint()
+                raise LibraryError("the index is full")
+
+            monkeypatch.setattr(node.library, "keep_torrent", refuse)
+            mine.hold(expected(LESSONS[0]), Helpers())
+            await at_rest(mine)
+            assert await node.library.torrents() == []
+            monkeypatch.setattr(node.library, "keep_torrent", keep)
+            while not (known := await node.library.torrents()):
+                await trio.sleep(0.05)
+            assert known[0].stamps is not None
 
 
 async def test_what_waits_for_its_turn_can_be_dropped(tmp_path: Path) -> None:

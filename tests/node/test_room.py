@@ -283,7 +283,8 @@ async def test_on_a_full_quota_the_next_version_still_takes_the_place_of_the_one
             await node.keeper.admit(desk.edition(following, game, number=2))
             await node.until(State.COMPLETE, VIDEO, version=2)
             assert await state(node, GAME) is State.COMPLETE
-            assert node.keeper.used_bytes <= quota(9)
+            while node.keeper.used_bytes > quota(9):  # the one before goes in a moment
+                await node.keeper.change()
 
 
 async def test_a_next_version_for_which_there_is_no_room_is_told_with_the_one_that_is_read(tmp_path: Path) -> None:

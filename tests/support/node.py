@@ -13,6 +13,7 @@ import trio
 
 from edgeshare.config import Endpoint
 from edgeshare.holding import Expected, Holding, Pace, Parts
+from edgeshare.holdings import Holdings
 from edgeshare.library.library import open_library
 from edgeshare.origin.client import open_origins
 from edgeshare.origin.feed import Lines
@@ -102,10 +103,14 @@ async def holding(
     `killed` ends it without a word.
     """
     wanted = expected(thing) if isinstance(thing, Content) else thing
-    stored = {each.info_hash: each for each in await node.library.torrents()}
-    held = Holding(node, wanted, stored.get(wanted.info_hash))
+
+    async def attend(_: Holding) -> None:
+        await trio.lowlevel.checkpoint()
+
+    holdings = Holdings(node, attend)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(held.run, Helpers(peers=peers))
+        await holdings.open(nursery)
+        held = holdings.hold(wanted, Helpers(peers=peers))
         yield held
         if killed:
             held.drop()
