@@ -15,8 +15,8 @@ demo: $(VENV)/.run ## a publisher, a school and homes on this machine, to watch;
 test: system check ## all tests
 	$(BIN)/python -m pytest $(ARGS)
 
-fast: check ## the tests that need no other programs, in under two minutes
-	$(BIN)/python -m pytest -m "not whole" $(ARGS)
+fast: check ## the tests that need no other programs, on all cores, in under two minutes
+	$(BIN)/python -m pytest -n auto -m "not whole" $(ARGS)
 
 check: $(VENV)/.dev ## format, lint, types
 	$(BIN)/ruff format --check .

@@ -11,6 +11,7 @@ import errno
 import fcntl
 import io
 import os
+import resource
 import signal
 import socket
 import stat
@@ -41,11 +42,12 @@ def locked(path: Path) -> Iterator[None]:
         OSError: the file cannot be made.
     """
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as error:
         if error.errno != errno.EROFS:
             raise
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # one that is there can be held all the same (flock(2))
+        # one that is there can be held all the same (flock(2))
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -146,33 +148,59 @@ async def connect_locally(path: Path) -> trio.SocketStream:
     return trio.SocketStream(stream)
 
 
-async def send_file(stream: trio.SocketStream, file: int, start: int, count: int) -> int:
-    """Send `count` bytes of the open `file` from `start`; the count that went out, less when the file is shorter.
+def receive_now(stream: trio.SocketStream, most: int) -> bytes | None:
+    """What has arrived, at most so many bytes: none when the other side has closed, None when there is nothing yet.
 
-    The bytes go from the page cache to the socket without passing through Python (sendfile(2)).
+    For a server that answers thousands of requests a second: trio's own `receive_some` takes three times as long.
 
     Raises:
-        trio.BrokenResourceError: the client is gone.
+        trio.BrokenResourceError: the other side is gone.
     """
+    try:
+        return os.read(stream.socket.fileno(), most)
+    except BlockingIOError:
+        return None
+    except OSError as error:
+        raise _gone(error) from error
+
+
+def send_now(stream: trio.SocketStream, parts: Sequence[bytes | memoryview]) -> int:
+    """Have the kernel take as many bytes of `parts` as it has room for; how many those were.
+
+    Raises:
+        trio.BrokenResourceError: the other side is gone.
+    """
+    try:
+        return os.writev(stream.socket.fileno(), parts)
+    except BlockingIOError:
+        return 0
+    except OSError as error:
+        raise _gone(error) from error
+
+
+def send_file_now(stream: trio.SocketStream, file: int, start: int, count: int) -> int | None:
+    """Have the kernel take up to `count` bytes of the open `file` from `start`; how many, None when it has no room.
+
+    None of them is 0 only at the file's end. They go from the page cache to the socket without passing through Python
+    (sendfile(2)).
+
+    Raises:
+        trio.BrokenResourceError: the other side is gone.
+    """
+    try:
+        return os.sendfile(stream.socket.fileno(), file, start, count)
+    except BlockingIOError:
+        return None
+    except OSError as error:
+        raise _gone(error) from error
+
+
+def _gone(error: OSError) -> BaseException:
+    """What a broken connection is to trio; any other error as it is."""
     import trio
 
-    sock = stream.socket
-    sent = 0
-    while sent < count:
-        try:
-            portion = os.sendfile(sock.fileno(), file, start + sent, min(count - sent, 1 << 20))
-        except BlockingIOError:
-            await trio.lowlevel.wait_writable(sock)
-            continue
-        except OSError as error:
-            if error.errno in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.EBADF):
-                raise trio.BrokenResourceError from error
-            raise
-        if portion == 0:
-            break
-        sent += portion
-        await trio.lowlevel.checkpoint()
-    return sent
+    is_gone = error.errno in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.ETIMEDOUT, errno.EBADF)
+    return trio.BrokenResourceError() if is_gone else error
 
 
 @contextlib.contextmanager
@@ -184,6 +212,22 @@ def corked(stream: trio.SocketStream) -> Iterator[None]:
     finally:
         with contextlib.suppress(OSError):  # the client is gone, and there is nothing left to send
             stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
+
+
+def queue_at_most(stream: trio.SocketStream, count: int) -> None:
+    """Have the kernel hold about `count` bytes that it has not sent, besides those under way (TCP_NOTSENT_LOWAT)."""
+    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, count)
+
+
+def allow_open_files(wanted: int) -> int:
+    """Raise this process's own limit on open files to `wanted`, as far as the system lets it; the limit from now on."""
+    limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most != resource.RLIM_INFINITY:
+        wanted = min(wanted, most)
+    if limit != resource.RLIM_INFINITY and limit < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+        limit = wanted
+    return wanted if limit == resource.RLIM_INFINITY else limit
 
 
 def open_beneath(folder: Path, parts: Sequence[str]) -> io.FileIO:

@@ -380,17 +380,27 @@ class Keeper:
         openings = 0
         while True:
             openings = await self._parts.library.reopened(openings)
-            try:
-                await self._ledger.keep_anew()
-                known = {row.id: row for row in await self._parts.library.lessons()}
-                for lesson in known.keys() - self._rows.keys():
-                    await self._parts.library.drop_lesson(lesson)
-                await self._parts.library.keep_lessons(
-                    [row for lesson, row in self._rows.items() if known.get(lesson) != row]
-                )
-                await self._holdings.keep_anew()
-            except LibraryError as error:
-                logger.error("the index may not know all that this node holds: %s", error)
+            while True:
+                try:
+                    await self._tell_index()
+                    break
+                except LibraryError as error:
+                    logger.warning("the index does not know yet all that this node holds: %s", error)
+                await trio.sleep(self._parts.pace.retry_every_s)
+
+    async def _tell_index(self) -> None:
+        """Have the index know what this node does, and nothing else.
+
+        Raises:
+            LibraryError: it cannot be read or changed.
+        """
+        library = self._parts.library
+        await self._ledger.keep_anew()
+        known = {row.id: row for row in await library.lessons()}
+        for lesson in known.keys() - self._rows.keys():
+            await library.drop_lesson(lesson)
+        await library.keep_lessons([row for lesson, row in self._rows.items() if known.get(lesson) != row])
+        await self._holdings.keep_anew()
 
     async def _settle(self) -> None:
         """Have what is held brought into line with what is listed and wanted; returns when it is."""

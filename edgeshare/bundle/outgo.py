@@ -362,7 +362,10 @@ def writing(library: Path, folder: Path, *, part: int = PART) -> Iterator[Outgo]
         with host.locked(bundle / _LOCK):
             if not (bundle / INDEX).exists():
                 put(bundle / INDEX, Bundle().encode())
-            for draft in (bundle / _DRAFT, *bundle.glob("**/.*.part")):
+            drafts = [bundle / _DRAFT, *bundle.glob(".*.part")]
+            for name in _FOLDERS - {"content"}:  # where a lesson may have files of such names
+                drafts += (bundle / name).glob("**/.*.part")
+            for draft in drafts:
                 draft.unlink(missing_ok=True)
             yield Outgo(library, bundle, part)
     except host.Locked as error:

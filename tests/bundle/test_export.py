@@ -83,6 +83,14 @@ def test_what_a_pulled_stick_left_half_written_goes(school: School, tmp_path: Pa
     assert list(folder.rglob("*.part")) == []
 
 
+def test_a_lessons_own_file_stays_that_is_named_as_what_is_half_written(school: School, tmp_path: Path) -> None:
+    school.export(tmp_path / "usb", "angles")
+    (content,) = (path for path in (bundle(tmp_path / "usb") / "content").iterdir() if (path / "index.html").exists())
+    (content / ".notes.part").write_bytes(b"a pupil's notes")
+    school.export(tmp_path / "usb", "fractions")
+    assert (content / ".notes.part").exists()
+
+
 def test_a_second_export_adds_to_the_first(school: School, tmp_path: Path) -> None:
     school.export(tmp_path / "usb", "angles")
     school.export(tmp_path / "usb", "fractions")

@@ -27,6 +27,15 @@ def test_a_state_file_is_written_whole_and_replaces_the_one_before(tmp_path: Pat
     assert [path.name for path in tmp_path.iterdir()] == ["state"]
 
 
+def test_a_link_in_the_place_of_the_draft_leads_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").write_bytes(b"not to be written to")
+    (tmp_path / f".state.{os.getpid()}.part").symlink_to(tmp_path / "elsewhere")
+    put(tmp_path / "state", b"new")
+    assert (tmp_path / "elsewhere").read_bytes() == b"not to be written to"
+    assert not (tmp_path / "state").is_symlink()
+    assert (tmp_path / "state").read_bytes() == b"new"
+
+
 def test_on_a_full_disk_the_old_state_stands_and_nothing_half_written_is_left(small_disk: Path) -> None:
     put(small_disk / "state", b"old")
     with pytest.raises(OSError, match="No space"):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import trio
 
+from edgeshare.errors import LibraryError
 from edgeshare.keeper import Keeper
+from edgeshare.library.index import StoredLesson
 from edgeshare.library.recovery import backup_of
 from edgeshare.manifest import LessonId
 from edgeshare.view import State
@@ -56,6 +59,33 @@ async def test_a_node_whose_index_is_lost_while_it_runs_forgets_nothing(
             assert is_pinned(node.keeper, OTHERS)
             assert node.keeper.display.states()[State.WITHDRAWN] == 1
             assert nothing.asked == []
+
+
+async def test_an_index_that_cannot_be_told_at_once_is_told_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = Desk(origin := Origin())
+    with trio.fail_after(60):
+        async with keeping(tmp_path / "node", origin) as node:
+            await node.keeper.admit(desk.edition(desk.publish(ONE), desk.publish(OTHER, "other")))
+            for lesson in (FRACTIONS, OTHERS):
+                await node.until(State.COMPLETE, lesson)
+            library = node.parts.library
+            keep, refusals = library.keep_lessons, 2
+
+            async def refuse_at_first(rows: Sequence[StoredLesson]) -> None:
+                nonlocal refusals
+                if refusals:
+                    refusals -= 1
+                    raise LibraryError("the index is busy")
+                await keep(rows)
+
+            monkeypatch.setattr(library, "keep_lessons", refuse_at_first)
+            lose(node)
+            await node.keeper.want(FRACTIONS)
+            while refusals:
+                await trio.sleep(0.05)
+            await until_kept(node)
 
 
 def is_pinned(keeper: Keeper, lesson: LessonId) -> bool:

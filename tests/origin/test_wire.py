@@ -33,9 +33,10 @@ def client(*urls: str, proxy: str | None = None) -> AbstractAsyncContextManager[
 
 
 def on_the_wire(stream: trio.SocketStream) -> int:
-    """The bytes of this connection that the kernel has sent (struct tcp_info, tcpi_bytes_sent)."""
-    info = stream.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 208)
-    return int(struct.unpack_from("Q", info, 200)[0])
+    """The bytes of this connection that the kernel has sent (struct tcp_info, tcpi_bytes_sent, tcpi_bytes_retrans)."""
+    info = stream.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 216)
+    sent, again = struct.unpack_from("QQ", info, 200)
+    return int(sent - again)
 
 
 # What is counted.
