@@ -27,7 +27,7 @@ CHANGED = "2de"  # the level whose catalogue gets a new edition
 LEVELS = {HELD: 5000, "5e": 8000, "4e": 7500, "3e": 7500, CHANGED: 4000, "1re": 6000, "terminale": 6000, "cm2": 6000}
 STARTS = 3  # of each library
 REQUESTS = 200  # of each kind, over one connection
-IDLE_S = 30.0
+IDLE_S = 60.0
 CALM_S = 0.5  # so long without work, and a daemon that has started is at rest
 READ_EVERY_S = 0.01
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -53,17 +53,20 @@ def main() -> None:
         shop.stock(root / "held", few)
         shop.stock(root / "listed", every, holds=False)
         shop.stock(root / "both", every)
-        _at_rest(root, "held", few, "5,000 held", ready=2, megabytes=200)
+        with _tracker(shop) as tracker:
+            _at_rest(root, "held", few, tracker, "5,000 held", ready=2, megabytes=200)
+            _at_rest(root, "both", every, tracker, "5,000 held, 50,000 listed", ready=5, megabytes=500)
         _asked(root, "listed", every, "50,000 listed")
-        _at_rest(root, "both", every, "5,000 held, 50,000 listed", ready=5, megabytes=500)
         _asked(root, "both", every, "5,000 held, 50,000 listed")
         _edition(shop, every)
 
 
-def _at_rest(root: Path, library: str, levels: list[str], what: str, *, ready: float, megabytes: float) -> None:
+def _at_rest(
+    root: Path, library: str, levels: list[str], tracker: int, what: str, *, ready: float, megabytes: float
+) -> None:
     starts, memory = [], []
     for number in range(STARTS):
-        with _running(root, library, levels) as daemon:
+        with _running(root, library, levels, tracker=tracker) as daemon:
             starts.append(daemon.ready_s)
             daemon.until_calm()
             memory.append(daemon.resident_mb())
@@ -180,7 +183,27 @@ def _reading(port: int, times: list[float]) -> Iterator[None]:
 
 
 @contextmanager
-def _running(root: Path, library: str, levels: list[str], *, origin: int | None = None) -> Iterator[Daemon]:
+def _tracker(shop: Shop) -> Iterator[int]:
+    """opentracker, and its port: a node at rest is one whose tracker answers."""
+    folder, (port,) = shop.folder / "tracker", free_ports(1)
+    folder.mkdir()
+    (folder / "whitelist.txt").write_text("".join(f"{each}\n" for each in shop.info_hashes()), encoding="ascii")
+    config = shop.folder / "opentracker.conf"
+    config.write_text(
+        f"listen.udp 127.0.0.1:{port}\ntracker.rootdir {folder}\naccess.whitelist whitelist.txt\n", encoding="ascii"
+    )
+    command = ["opentracker", "-f", str(config)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
+        try:
+            yield port
+        finally:
+            running.terminate()
+
+
+@contextmanager
+def _running(
+    root: Path, library: str, levels: list[str], *, origin: int | None = None, tracker: int | None = None
+) -> Iterator[Daemon]:
     """A daemon on one of the libraries, from the moment when browsers can read."""
     shim_port, swarm_port, nobody = free_ports(3)
     config, log = root / f"{library}.toml", root / f"{library}.log"
@@ -199,7 +222,7 @@ window = "always"
 listen = "127.0.0.1:{shim_port}"
 [swarm]
 listen = "127.0.0.1:{swarm_port}"
-trackers = ["http://127.0.0.1:{nobody}/announce"]
+trackers = ["udp://127.0.0.1:{tracker or nobody}"]
 dht = false
 """,
         encoding="utf-8",

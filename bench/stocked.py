@@ -31,7 +31,7 @@ from edgeshare.publish.editions import Catalogue, Changes, LessonKey, NewEdition
 from edgeshare.publish.keys import Keys, public_half, signed_file
 from edgeshare.publish.places import Places
 from edgeshare.publish.repository import create_repository
-from edgeshare.publish.torrent import Torrent, assemble, layout_of, piece_length
+from edgeshare.publish.torrent import Torrent, assemble, layout_of, piece_length, tracker_hashes
 from edgeshare.targets import publishers
 
 PUBLISHER = "cned"
@@ -84,6 +84,11 @@ class Shop:
         lessons = self._catalogues[f"{PUBLISHER}/{level}"].edition.lessons[:count]
         self._release([self._next(lesson) for lesson in lessons])
         return self._editions[-1].torrent.info_hash.hex()
+
+    def info_hashes(self) -> tuple[str, ...]:
+        """By what a tracker knows each content, in hex."""
+        torrents = [each.torrent for each in self._held.values()] + [each.torrent for each in self._editions]
+        return tuple(name for each in torrents for name in tracker_hashes(each.encoded, each.info_hash))
 
     def stock(self, library: Path, levels: Sequence[str], *, holds: bool = True) -> None:
         """Make a library that has admitted the catalogues of `levels`, and `holds` all lessons that have contents."""

@@ -19,7 +19,6 @@ from edgeshare.config import Config, Endpoint
 from edgeshare.control import serve_control
 from edgeshare.errors import ConfigError, TrustError
 from edgeshare.follow import Follower
-from edgeshare.holding import Parts
 from edgeshare.holdings import Reading
 from edgeshare.httpd import server
 from edgeshare.keeper import Keeper
@@ -29,6 +28,7 @@ from edgeshare.manifest import LessonId, LessonManifest
 from edgeshare.origin.client import open_origins
 from edgeshare.origin.feed import Lines
 from edgeshare.origin.mirrors import MirrorState
+from edgeshare.parts import Parts
 from edgeshare.shim.routes import may_wait, shim
 from edgeshare.swarm.session import open_swarm
 from edgeshare.trust import Trust, check_root

@@ -8,7 +8,8 @@ from datetime import datetime, timedelta
 
 import attrs
 
-from edgeshare.holding import MISFIT, Expected, Holding
+from edgeshare.expected import MISFIT, Expected
+from edgeshare.holding import Holding
 from edgeshare.holdings import Holdings
 from edgeshare.hours import Window
 from edgeshare.library.eviction import QuotaError
@@ -84,9 +85,9 @@ class Display:
         progress = holding.torrent.progress if holding.torrent else None
         peers = progress.peers if progress else 0
         state, reason, obstacle = holding.state, holding.trouble, None
-        if holding.is_standing_by:
+        if holding.pause.is_for_room:
             obstacle = Obstacle.DISK
-        elif state is not State.COMPLETE and holding.gives_way and self._is_metered():
+        elif state is not State.COMPLETE and holding.pause.gives_way and self._is_metered():
             state, reason, obstacle = State.WAITING, METERED, Obstacle.METERED
         elif following and reason is None and newest and (space := self._roll.short.get(lesson)) is not None:
             reason, obstacle = str(QuotaError(lesson, newest.manifest.size, space)), Obstacle.ROOM  # for the next one

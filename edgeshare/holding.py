@@ -17,88 +17,30 @@ from collections import Counter, deque
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import suppress
 from itertools import islice
-from random import Random
-from typing import NoReturn, Self
 
 import attrs
 import trio
 
-from edgeshare.crowd import PATIENCE_S, Gathering
+from edgeshare.crowd import Gathering
 from edgeshare.errors import LibraryError, ManifestError
-from edgeshare.layout import MAX_INFO, FileEntry, Layout, Piece
+from edgeshare.expected import MISFIT, Expected
+from edgeshare.layout import FileEntry, Layout, Piece
 from edgeshare.library.content import Stamp
 from edgeshare.library.index import StoredTorrent
-from edgeshare.library.library import Library
 from edgeshare.library.room import Disk
-from edgeshare.manifest import CatalogueManifest, InfoHash, LessonManifest
-from edgeshare.origin.client import NotFound, OriginClient, Taken, Unreachable
-from edgeshare.origin.feed import Feed, Lines
-from edgeshare.ration import Ration, Reason
-from edgeshare.swarm.joining import Joining
-from edgeshare.swarm.neighbours import crowd_of
-from edgeshare.swarm.session import Helpers, Swarm, info_of, is_info, read_info
+from edgeshare.metadata import find_info
+from edgeshare.origin.feed import Feed
+from edgeshare.parts import Parts
+from edgeshare.pause import Pause
+from edgeshare.ration import Reason
+from edgeshare.swarm.session import Helpers, is_info, read_info
 from edgeshare.swarm.torrent import SwarmError, Torrent
 from edgeshare.units import size
 from edgeshare.view import State
 
 logger = logging.getLogger(__name__)
 
-MISFIT = "the torrent's files are not those that its manifest names"
-MEETING_S = 0.2  # how often a node that joins a swarm looks whom it has met: whose turn it is depends on that
 READ_AHEAD = 8  # pieces that a reader asks for beyond the one it waits for
-
-
-@attrs.frozen(kw_only=True)
-class Pace:
-    """How long a holding waits for what, and the room that it leaves."""
-
-    save_grace_s: float = 1.0  # for libtorrent to hand over its resume data when the node stops
-    retry_every_s: float = 15.0  # how often a full disk, or what went wrong otherwise, is looked at
-    look_every_s: float = 600.0  # how often the files of a complete content are looked at, with nobody reading
-    patience_s: float = PATIENCE_S  # until it may be that nobody else is there, where no tracker was named
-    spare_bytes: int = 2**20  # besides what is still missing: for the index; more stays free by `keep_free`
-
-
-@attrs.frozen(kw_only=True)
-class Expected:
-    """What a signed manifest says of a content, held against its metadata."""
-
-    info_hash: InfoHash
-    size: int  # bytes
-    files: int
-    audience: int | None = None  # nodes expected to want it
-    is_edition: bool = False  # of a catalogue: it may withdraw something, and is fetched while there is any room
-
-    @classmethod
-    def of_lesson(cls, manifest: LessonManifest) -> Self:
-        """What a lesson's manifest says."""
-        return cls(info_hash=manifest.info_hash, size=manifest.size, files=manifest.files, audience=manifest.audience)
-
-    @classmethod
-    def of_edition(cls, manifest: CatalogueManifest) -> Self:
-        """What a catalogue's manifest says."""
-        return cls(info_hash=manifest.info_hash, size=manifest.size, files=1, is_edition=True)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """What is held against the metadata: bytes, and files."""
-        return self.size, self.files
-
-    def fits(self, layout: Layout) -> bool:
-        """Whether the metadata is what the manifest says."""
-        return self.shape == (layout.size, len(layout.files))
-
-
-@attrs.frozen
-class Parts:
-    """The node's parts that a holding works with."""
-
-    library: Library
-    swarm: Swarm
-    origins: OriginClient
-    lines: Lines
-    rng: Random
-    pace: Pace = Pace()
 
 
 class Holding:
@@ -116,8 +58,6 @@ class Holding:
         """
         self.info_hash = expected.info_hash
         self.is_refused = False  # by what the manifests say that name it, it never can be right
-        self.is_standing_by = False  # until the disk has room
-        self.gives_way = False  # to what is more urgent: see `give_way`
         self.is_unobtainable = False  # nobody has its metadata; asked for again and again
         self.is_at_rest = False  # complete, with nothing left to do: `run` has returned
         self.reason: str | None = None  # why nothing goes on, in one line; None while it does
@@ -136,6 +76,7 @@ class Holding:
         self._taken: Counter[Reason] = Counter()  # from the origin, by this run
         self._feed: Feed | None = None  # while it is being fetched
         self._changed = trio.lowlevel.ParkingLot()
+        self.pause = Pause(parts.library, self._has_room, self._wake)
         self._begin: Callable[[], None] = lambda: None  # has `run` called
 
     @property
@@ -208,7 +149,7 @@ class Holding:
         """Where it stands."""
         if self.is_complete:
             return State.COMPLETE
-        if self.is_standing_by:
+        if self.pause.is_for_room:
             return State.WAITING
         if self.trouble is not None:
             return State.FAILED
@@ -217,7 +158,7 @@ class Holding:
     @property
     def trouble(self) -> str | None:
         """Why it stands still, in one line."""
-        if self.is_standing_by:
+        if self.pause.is_for_room:
             return self._parts.library.disk.reason
         return self.reason or (self.torrent.failure if self.torrent else None)
 
@@ -276,12 +217,6 @@ class Holding:
         finally:
             with trio.move_on_after(self._parts.pace.save_grace_s, shield=True):
                 await self._save()
-
-    def give_way(self, gives_way: bool) -> None:
-        """Fetch nothing more for now, because others need the line; what is here is sent and read all the same."""
-        if gives_way != self.gives_way:
-            self.gives_way = gives_way
-            self._wake()
 
     def drop(self) -> None:
         """It is being removed: who reads it, or waits for it, hears so, and nothing more is saved."""
@@ -404,7 +339,7 @@ class Holding:
             layout = self._learn(info)
             resume = await self._prepare(info, layout)
             return layout, await self._add(info, layout, helpers, resume)
-        await self._until_unpaused()  # not known yet, or the index is damaged
+        await self.pause.ends()  # not known yet, or the index is damaged
         return await self._join(helpers, gathering)
 
     async def _add(self, info: bytes, layout: Layout, helpers: Helpers, resume: bytes | None) -> Torrent:
@@ -454,7 +389,8 @@ class Holding:
         """Find the info dict in the swarm and go on with the peers that were met."""
         folder = self._parts.library.folder(self.info_hash)
         async with self._parts.swarm.joining(self.info_hash, helpers, folder) as joining:
-            info = await self._find_info(joining, gathering)
+            info = await find_info(self._parts, joining, gathering, self._miss)
+            self.is_unobtainable, self.reason = False, None
             layout = self._learn(info)
             await self._prepare(info, layout)
             # files of the version before, or of a run of which the index knows nothing any more
@@ -470,7 +406,7 @@ class Holding:
         """Fetch until complete, or until the disk fails."""
         parts = self._parts
         while not (torrent.is_finished or torrent.failure):
-            if self._is_paused(parts.library.disk):
+            if self.pause.is_on:
                 await self._stand_by(torrent, layout)
             elif await self._fed(torrent, gathering):
                 break
@@ -505,7 +441,7 @@ class Holding:
         is_over = False
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._cancel_when_paused, nursery.cancel_scope)
+                nursery.start_soon(self.pause.begins, nursery.cancel_scope)
                 await feed.run()
                 is_over = True
                 nursery.cancel_scope.cancel()
@@ -518,7 +454,7 @@ class Holding:
         torrent.hold()
         was_readonly = self._parts.library.disk.is_readonly
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._until_unpaused, nursery.cancel_scope)
+            nursery.start_soon(self.pause.ends, nursery.cancel_scope)
             with suppress(SwarmError):
                 await torrent.until(lambda: torrent.is_finished or torrent.failure is not None)
                 nursery.cancel_scope.cancel()
@@ -527,46 +463,12 @@ class Holding:
             await self._parts.library.make_way(self.info_hash, layout)
             torrent.look_again()
 
-    async def _until_unpaused(self, then: trio.CancelScope | None = None) -> None:
-        """Wait until the disk may be written, saying why; `then` is cancelled."""
-        library = self._parts.library
-        try:
-            self.is_standing_by = self._lacks_room(library.disk)
-            self._wake()
-            await self._until_paused_is(False)
-        finally:
-            self.is_standing_by = False
-            self._wake()
-        if then:
-            then.cancel()
-
-    async def _cancel_when_paused(self, scope: trio.CancelScope) -> None:
-        await self._until_paused_is(True)
-        scope.cancel()
-
-    async def _until_paused_is(self, paused: bool) -> None:
-        """Wait until nothing of it is to be fetched, or something is; the disk decides, and who asks it to give way."""
-        library = self._parts.library
-
-        async def watch_disk(scope: trio.CancelScope) -> None:
-            await library.until_disk(lambda disk: self._is_paused(disk) is paused)
-            scope.cancel()
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(watch_disk, nursery.cancel_scope)
-            while self._is_paused(library.disk) is not paused:
-                await self._changed.park()
-            nursery.cancel_scope.cancel()
-
-    def _is_paused(self, disk: Disk) -> bool:
-        return self.gives_way or self._lacks_room(disk)
-
-    def _lacks_room(self, disk: Disk) -> bool:
-        """Whether the disk has no room for it: an edition takes what is to stay free, but not the last."""
+    def _has_room(self, disk: Disk) -> bool:
+        """Whether the disk has room for it: an edition takes what is to stay free, but not the last."""
         if self.is_edition:
             # its file, the index's copy of it, and that once more in the index's log
-            return not disk.takes(3 * self.size + self._parts.pace.spare_bytes)
-        return disk.is_paused
+            return disk.takes(3 * self.size + self._parts.pace.spare_bytes)
+        return not disk.is_paused
 
     def _rest(self) -> None:
         """Nothing is left to do, until something speaks against it."""
@@ -605,43 +507,6 @@ class Holding:
             origin_bytes=self._origin_before + self._taken.total(),
             peer_bytes=self.peer_bytes,
         )
-
-    async def _find_info(self, joining: Joining, gathering: Gathering) -> bytes:
-        """The info dict from whichever has it first: a peer, or the origin when it is this node's turn to ask."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._ask_origin, joining, gathering)
-            info = await joining.metadata()
-            nursery.cancel_scope.cancel()
-        self.is_unobtainable = False
-        self.reason = None
-        return info
-
-    async def _ask_origin(self, joining: Joining, gathering: Gathering) -> NoReturn:
-        """Have the origin give the info dict to `joining`, for all its peers, when it is this node's turn."""
-        parts = self._parts
-        ration = Ration(parts.swarm.token, self.info_hash, parts.rng.randbytes(16), began_s=gathering.joined_s)
-        path = f"torrents/{self.info_hash.hex()}.torrent"
-        while True:
-            now, met = trio.current_time(), await joining.neighbours()
-            wait_s = MEETING_S
-            if ration.leads(met, crowd_of(gathering, met, joining.progress, now), now):
-                wait_s = parts.pace.retry_every_s
-                try:
-                    file = await parts.origins.file(path, 2 * MAX_INFO)
-                    info = info_of(file)
-                    if is_info(info, self.info_hash):
-                        joining.give(info, file)
-                    else:
-                        logger.warning("the origin's %s is of another lesson", path)
-                except Taken as error:
-                    wait_s = error.retry_in_s
-                except Unreachable as error:
-                    wait_s = min(wait_s, max(0.5, error.retry_in_s))
-                except (NotFound, ManifestError) as error:
-                    logger.warning("%s", error)
-                    self.is_unobtainable = True
-                    self._stop(str(error))
-            await trio.sleep(wait_s)
 
     async def _until_room(self, torrent: Torrent, layout: Layout) -> None:
         """Wait until the disk can take what is missing.
@@ -714,6 +579,11 @@ class Holding:
         else:
             self._stamps = None
         self._wake()
+
+    def _miss(self, reason: str) -> None:
+        """Nobody has its metadata."""
+        self.is_unobtainable = True
+        self._stop(reason)
 
     def _stop(self, reason: str) -> None:
         self.reason = reason

@@ -18,10 +18,12 @@ import attrs
 import trio
 
 from edgeshare.errors import LibraryError
-from edgeshare.holding import Expected, Holding, Parts
+from edgeshare.expected import Expected
+from edgeshare.holding import Holding
 from edgeshare.layout import FileEntry, Layout
 from edgeshare.library.index import StoredTorrent
 from edgeshare.manifest import InfoHash, LessonManifest
+from edgeshare.parts import Parts
 from edgeshare.swarm.session import Helpers
 from edgeshare.view import State
 

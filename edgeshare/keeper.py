@@ -29,13 +29,15 @@ from edgeshare.catalogue import FILE_NAME
 from edgeshare.config import Config
 from edgeshare.display import Display
 from edgeshare.errors import EdgeshareError, LibraryError, ManifestError
-from edgeshare.holding import MISFIT, Expected, Holding, Parts
+from edgeshare.expected import MISFIT, Expected
+from edgeshare.holding import Holding
 from edgeshare.holdings import Brought, Holdings, Reading
 from edgeshare.ledger import Ledger, read_served
 from edgeshare.library.eviction import QuotaError, Rank, Space
 from edgeshare.library.index import StoredLesson
 from edgeshare.library.room import Disk
 from edgeshare.manifest import CatalogueManifest, InfoHash, LessonId, LessonManifest
+from edgeshare.parts import Parts
 from edgeshare.precedence import Precedence
 from edgeshare.prefetch import Timetable, Turn
 from edgeshare.publishers import Publishers

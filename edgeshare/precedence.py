@@ -64,5 +64,5 @@ class Precedence:
         is_reader_first, is_metered = now_s < self._until_s, self._is_metered()
         for held in coming:
             is_for_readers_only = is_metered and not self._is_asked_for(held.info_hash)
-            held.give_way(held.info_hash not in read and (is_reader_first or is_for_readers_only))
+            held.pause.give_way(held.info_hash not in read and (is_reader_first or is_for_readers_only))
         return min(GRACE_S, self._until_s - now_s) if is_reader_first else GRACE_S if come else float("inf")

@@ -10,8 +10,9 @@ import attrs
 import pytest
 import trio
 
-from edgeshare.holding import Holding, Parts
+from edgeshare.holding import Holding
 from edgeshare.layout import Piece
+from edgeshare.parts import Parts
 from edgeshare.view import State
 from tests.support.content import PIECE, content, noise
 from tests.support.disk import mounted, remount
@@ -47,7 +48,7 @@ async def test_nothing_is_begun_while_the_disk_is_short_and_all_of_it_when_there
     ballast.write_bytes(bytes(4 * MIB))
     with trio.fail_after(30):
         async with node(disk, origin) as mine, holding(mine, LESSON) as held:
-            await held.until(lambda: held.is_standing_by)
+            await held.until(lambda: held.pause.is_for_room)
             assert held.state is State.WAITING
             assert "nearly full" in (held.trouble or "")
             assert origin.asked == []
@@ -55,7 +56,7 @@ async def test_nothing_is_begun_while_the_disk_is_short_and_all_of_it_when_there
             ballast.unlink()
             await look(mine, is_paused=False)
             await complete(held)
-            assert (held.trouble, held.is_standing_by) == (None, False)
+            assert (held.trouble, held.pause.is_for_room) == (None, False)
 
 
 async def test_what_is_half_here_waits_with_all_that_it_has_and_goes_on_without_fetching_it_again(disk: Path) -> None:
@@ -70,7 +71,7 @@ async def test_what_is_half_here_waits_with_all_that_it_has_and_goes_on_without_
             await torrent.until(lambda: held.bytes_have >= 16 * PIECE)
             ballast.write_bytes(bytes(3 * MIB))
             await look(mine, is_paused=True)
-            await held.until(lambda: held.is_standing_by)
+            await held.until(lambda: held.pause.is_for_room)
             sent, origin.most = origin.sent, None
             here = next(Piece(n) for n in range(99) if torrent.has(Piece(n)))
             assert await piece_of(held, here) == LESSON.piece(here)  # reading goes on
@@ -105,7 +106,7 @@ async def test_an_edition_for_which_there_is_no_room_at_all_waits_too(disk: Path
     edition = attrs.evolve(expected(LESSON), is_edition=True)  # which takes 1.6 MiB, and as much in the index, twice
     with trio.fail_after(30):
         async with node(disk, origin := Origin(LESSON)) as mine, holding(mine, edition) as held:
-            await held.until(lambda: held.is_standing_by)
+            await held.until(lambda: held.pause.is_for_room)
             assert origin.asked == []
 
 

@@ -12,8 +12,9 @@ import trio
 
 from edgeshare.errors import LibraryError, ManifestError
 from edgeshare.hashtree import FileHasher
-from edgeshare.holding import Holding, Parts
+from edgeshare.holding import Holding
 from edgeshare.layout import FileEntry, Layout, Piece
+from edgeshare.parts import Parts
 from edgeshare.publish.torrent import assemble
 from edgeshare.swarm.events import DiskFailed
 from edgeshare.swarm.session import Helpers

@@ -11,10 +11,11 @@ import trio.testing
 
 from edgeshare import holdings
 from edgeshare.errors import LibraryError
-from edgeshare.holding import Holding, Parts
+from edgeshare.holding import Holding
 from edgeshare.holdings import Holdings
 from edgeshare.library.index import StoredTorrent
 from edgeshare.manifest import InfoHash
+from edgeshare.parts import Parts
 from edgeshare.swarm.session import Helpers
 from tests.support.content import Content, content, noise
 from tests.support.node import QUICK, Origin, complete, expected, parts

@@ -36,7 +36,7 @@ async def test_what_is_fetched_ahead_gives_way_while_a_reader_waits_and_goes_on_
             await node.until(State.FETCHING, AHEAD)
             async with node.keeper.read(READ):
                 await gives_way(node, AHEAD)
-                assert not node.holding(READ).gives_way
+                assert not node.holding(READ).pause.gives_way
                 await node.until(State.COMPLETE, READ)
             origin.withheld.clear()
             await node.until(State.COMPLETE, AHEAD)
@@ -68,7 +68,7 @@ async def test_a_link_that_becomes_metered_stops_what_nobody_asked_for(tmp_path:
 async def gives_way(node: Node, lesson: LessonId) -> None:
     """Wait until a lesson's content does."""
     holding = node.holding(lesson)
-    await holding.until(lambda: holding.gives_way)
+    await holding.until(lambda: holding.pause.gives_way)
 
 
 async def test_what_somebody_asks_for_on_a_metered_link_comes(tmp_path: Path) -> None:

@@ -14,9 +14,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from edgeshare.catalogue import FILE_NAME, Edition, Reinstatement, SignedLesson, Withdrawal, encode_edition
 from edgeshare.config import CatalogueName, Config, SwarmConfig
-from edgeshare.holding import Holding, Parts
+from edgeshare.holding import Holding
 from edgeshare.keeper import Keeper
 from edgeshare.manifest import CatalogueManifest, LessonId, LessonManifest, encode, format_of
+from edgeshare.parts import Parts
 from edgeshare.signing import PublicKey
 from edgeshare.trust import Trust, Vouched
 from edgeshare.view import State

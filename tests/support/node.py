@@ -12,11 +12,13 @@ import httpx
 import trio
 
 from edgeshare.config import Endpoint
-from edgeshare.holding import Expected, Holding, Pace, Parts
+from edgeshare.expected import Expected
+from edgeshare.holding import Holding
 from edgeshare.holdings import Holdings
 from edgeshare.library.library import open_library
 from edgeshare.origin.client import open_origins
 from edgeshare.origin.feed import Lines
+from edgeshare.parts import Pace, Parts
 from edgeshare.swarm.session import Helpers
 from tests.support.content import Content, node
 
