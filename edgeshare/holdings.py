@@ -98,12 +98,14 @@ class Holdings:
         return info_hash in self._stored
 
     @property
+    def coming(self) -> list[Holding]:
+        """Those that were begun and are not complete: few among thousands that are at rest."""
+        return [held for name in self._lives if (held := self._held.get(name)) and not held.is_complete]
+
+    @property
     def busy(self) -> int:
         """How many are being fetched, and may come further."""
-        return sum(
-            not (held.is_complete or held.is_refused or held.is_unobtainable or held.missing_at_origin)
-            for held in self._held.values()
-        )
+        return sum(not (held.is_refused or held.is_unobtainable or held.missing_at_origin) for held in self.coming)
 
     def hold(self, expected: Expected, helpers: Helpers, before: InfoHash | None = None) -> Holding:
         """The holding of a content; begun when there is none, with what it shares with the content `before`.

@@ -282,7 +282,7 @@ class Keeper:
     @property
     def is_busy(self) -> bool:
         """Whether something that was begun is still to come."""
-        return any(not held.is_complete for held in self._holdings)
+        return bool(self._holdings.coming)
 
     @property
     def used_bytes(self) -> int:

@@ -56,7 +56,7 @@ class Precedence:
     def _put_in_order(self, now_s: float) -> float:
         """Have each content go on or give way; seconds until that changes by itself."""
         read = self._stock.read()
-        coming = [held for held in self._holdings if not held.is_complete and not held.is_edition]
+        coming = [held for held in self._holdings.coming if not held.is_edition]
         come = {held.info_hash: held.bytes_have for held in coming if held.info_hash in read}
         if come and come != self._come:
             self._until_s = now_s + GRACE_S
