@@ -13,7 +13,7 @@ demo: $(VENV)/.run ## a publisher, a school and homes on this machine, to watch;
 	$(BIN)/edgeshare demo $(ARGS)
 
 test: system check ## all tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadgroup $(ARGS)
 
 fast: check ## the tests that need no other programs, on all cores, in under two minutes
 	$(BIN)/python -m pytest -n auto -m "not whole" $(ARGS)

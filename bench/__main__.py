@@ -2,9 +2,16 @@
 
 import sys
 
-from bench import publish, ready, scale, trust
+from bench import publish, ready, scale, shim, stream, trust
 
-BENCHES = {"publish": publish.main, "ready": ready.main, "scale": scale.main, "trust": trust.main}
+BENCHES = {
+    "publish": publish.main,
+    "ready": ready.main,
+    "scale": scale.main,
+    "shim": shim.main,
+    "stream": stream.main,
+    "trust": trust.main,
+}
 
 for wanted in sys.argv[1:] or list(BENCHES):
     print(f"{wanted}:", file=sys.stderr)

@@ -29,8 +29,15 @@ Rate = NewType("Rate", int)  # bytes a second; written `20 Mbit/s`; 0 is no limi
 CatalogueName = NewType("CatalogueName", str)  # `publisher/level`
 ProxyAddress = NewType("ProxyAddress", str)  # `http://proxy.example:3128`, or NO_PROXY
 
-NO_PROXY = ProxyAddress("none")  # not even the environment's
+DomainName = NewType("DomainName", str)  # in lower case, of two parts or more
+LessonsUrl = NewType(
+    "LessonsUrl", str
+)  # `https://lecons.example.fr:8443`: scheme, name, and a port if not the usual one
 
+NO_PROXY = ProxyAddress("none")  # not even the environment's
+NOWHERE = "none"  # where no address is listened on, though the profile has one
+
+_LABEL = "[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"  # of a host's name (RFC 1123 §2.1)
 _MOST_SECONDS = 7 * 24 * 3600  # a node that asks less often than weekly lets the metadata of a month expire
 
 
@@ -44,6 +51,14 @@ class Endpoint:
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine reaches it."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host.lower() == "localhost"
+
 
 @attrs.frozen(kw_only=True)
 class ShimConfig:
@@ -52,6 +67,13 @@ class ShimConfig:
     listen: Endpoint = Endpoint("127.0.0.1", 8470)
     # Names, besides this machine's own, by which a reader may call the node: exact, as a guard against DNS rebinding.
     allowed_hosts: tuple[str, ...] = ()
+    # A second port, where readers on the LAN open lessons: another origin than our own pages. A school's has one.
+    lessons_listen: Endpoint | None = None
+    # `<lesson id>.DOMAIN` is each lesson's own origin on the LAN, as `<lesson id>.localhost` is on this machine.
+    lesson_domain: DomainName | None = None
+    lessons_url: LessonsUrl | None = None  # how a browser reaches that port, where a proxy with TLS stands before it
+    # Whether lessons may lead outside. Then nothing stops one that carries something there, or that speaks WebRTC.
+    outside_links: bool = False
     metrics_on_lan: bool = False  # the network gets lessons; figures are for those who run the node
 
 
@@ -129,7 +151,7 @@ PROFILES: Mapping[str, Mapping[str, Any]] = {
     "home": {"schedule": _NIGHT},
     "school": {
         "quota": "200 GiB",
-        "shim": {"listen": "0.0.0.0:8470"},
+        "shim": {"listen": "0.0.0.0:8470", "lessons_listen": "0.0.0.0:8471"},
         "swarm": {"upload": "20 Mbit/s"},
         "schedule": _NIGHT,
     },
@@ -179,7 +201,23 @@ def parse(text: str, path: Path) -> Config:
         if not is_tracker_url(url):
             hint = "write it like udp://lecons.example.fr:6969"
             raise ConfigError(f"{path}: `swarm.trackers` {shown(url)}", hint=hint)
-    return attrs.evolve(config, root=path.parent / config.root, library=(path.parent / config.library).absolute())
+    shim = _with_its_own_port(config.shim, path, is_asked_for="lessons_listen" in whole.get("shim", {}))
+    root, library = path.parent / config.root, (path.parent / config.library).absolute()
+    return attrs.evolve(config, root=root, library=library, shim=shim)
+
+
+def _with_its_own_port(shim: ShimConfig, path: Path, *, is_asked_for: bool) -> ShimConfig:
+    """`shim`, without the profile's second port where nobody but this machine reads anyway."""
+    second = shim.lessons_listen
+    if second is not None and shim.listen.is_loopback and not is_asked_for:
+        return attrs.evolve(shim, lessons_listen=None)
+    if second is not None and second.port and second.port == shim.listen.port:
+        hint = 'it keeps lessons apart from our own pages: use another, like "0.0.0.0:8471"'
+        raise ConfigError(f"{path}: `shim.lessons_listen` has the port of `shim.listen`", hint=hint)
+    if second is None and shim.lesson_domain is None and shim.lessons_url is not None:
+        hint = "it says how a browser reaches `shim.lessons_listen` or `shim.lesson_domain`: set one of them"
+        raise ConfigError(f"{path}: `shim.lessons_url` leads nowhere", hint=hint)
+    return shim
 
 
 def parse_endpoint(text: str) -> Endpoint:
@@ -212,6 +250,33 @@ def proxy_address(text: str) -> ProxyAddress:
     if not is_one or parts.path.strip("/") or parts.query or parts.fragment or re.search(r"[\s\x00-\x1f]", text):
         raise ValueError("is not like http://proxy.example:3128")
     return ProxyAddress(text)
+
+
+def domain_name(text: str) -> DomainName:
+    """The name of a domain, in lower case.
+
+    Raises:
+        ValueError: it is none that lessons can have names below.
+    """
+    name = text.lower()
+    is_one = len(name) <= 189 and re.fullmatch(rf"(?:{_LABEL}\.)+(?!\d+$){_LABEL}", name)  # 253 with an id before it
+    if not is_one or name.endswith(".localhost"):
+        raise ValueError(f"{shown(text)} is not the name of a domain, like lecons.college-exemple.fr")
+    return DomainName(name)
+
+
+def lessons_url(text: str) -> LessonsUrl:
+    """Scheme, name and port of a URL, in lower case, the scheme's usual port left out, as browsers do.
+
+    Raises:
+        ValueError: it is no such URL, or has more than that.
+    """
+    match = re.fullmatch(rf"(https?)://({_LABEL}(?:\.{_LABEL})*)(?::([1-9][0-9]{{0,4}}))?/?", text.lower())
+    if match is None or int(match[3] or 0) > 65535:
+        raise ValueError(f"{shown(text)} is not like https://lecons.college-exemple.fr:8443")
+    scheme, name, port = match.groups()
+    usual = {"http": "80", "https": "443"}[scheme]
+    return LessonsUrl(f"{scheme}://{name}" + (f":{port}" if port not in (None, usual) else ""))
 
 
 def nearest(word: str, known: typing.Iterable[str]) -> str | None:
@@ -272,6 +337,10 @@ def _catalogue(text: str) -> str:
     return text
 
 
+def _endpoint_or_none(text: str) -> Endpoint | None:
+    return None if text == NOWHERE else parse_endpoint(text)
+
+
 def _exactly(kind: type, what: str) -> Any:
     def check(value: object, _: object) -> Any:
         if type(value) is not kind:
@@ -313,7 +382,12 @@ def _converters() -> cattrs.Converter:
     converter.register_structure_hook(
         ProxyAddress, _text_to(proxy_address, 'like "http://proxy.example:3128", or "none"')
     )
+    converter.register_structure_hook(DomainName, _text_to(domain_name, "the name of a domain"))
+    converter.register_structure_hook(LessonsUrl, _text_to(lessons_url, "a URL like https://lecons.example.fr:8443"))
     converter.register_structure_hook(Endpoint, _text_to(parse_endpoint, "host:port"))
+    converter.register_structure_hook_func(
+        lambda kind: kind == Endpoint | None, _text_to(_endpoint_or_none, "host:port")
+    )
     converter.register_structure_hook_func(_is_tuple, _list)
     return converter
 

@@ -15,7 +15,7 @@ import trio
 
 from edgeshare import __version__, host, vocabulary
 from edgeshare.bundle.arrival import Arrivals
-from edgeshare.config import Config, Endpoint
+from edgeshare.config import Config, Endpoint, ShimConfig
 from edgeshare.control import serve_control
 from edgeshare.errors import ConfigError, TrustError
 from edgeshare.follow import Follower
@@ -29,7 +29,9 @@ from edgeshare.origin.client import open_origins
 from edgeshare.origin.feed import Lines
 from edgeshare.origin.mirrors import MirrorState
 from edgeshare.parts import Parts
+from edgeshare.shim.quick import Quick
 from edgeshare.shim.routes import may_wait, shim
+from edgeshare.shim.tally import Tally
 from edgeshare.swarm.session import open_swarm
 from edgeshare.trust import Trust, check_root
 from edgeshare.view import Arrival, CatalogueView, LessonView, MirrorView, NodeStatus, Standing
@@ -50,6 +52,7 @@ class RunningNode:
     follower: Follower
     arrivals: Arrivals
     link: Link
+    tally: Tally
 
     def lessons(self) -> tuple[LessonView, ...]:
         return self.keeper.display.lessons()
@@ -59,6 +62,9 @@ class RunningNode:
 
     def lesson(self, lesson: LessonId) -> LessonView | None:
         return self.keeper.display.lesson(lesson)
+
+    def complete(self, lesson: LessonId) -> Reading | None:
+        return self.keeper.complete(lesson)
 
     def read(self, lesson: LessonId) -> AbstractAsyncContextManager[Reading]:
         return self.keeper.read(lesson)
@@ -129,6 +135,12 @@ class RunningNode:
             needs=self.keeper.display.needs(),
             limits=self.link.limits,
             outside_bytes=self.link.used_bytes,
+            pinned_bytes=self.keeper.display.pinned_bytes(),
+            opening=self.keeper.display.opening(),
+            started=self.tally.started,
+            served_bytes=self.tally.served,
+            served_this_month=self.tally.of_lessons_this_month,
+            readers=self.tally.readers,
             mirrors=tuple(_mirror(state, now) for state in self.parts.origins.states()),
         )
 
@@ -143,9 +155,7 @@ async def run_node(config: Config, *, task_status: trio.TaskStatus[Endpoint] = t
     root = read_root(config)
     async with AsyncExitStack() as stack:
         library = await stack.enter_async_context(open_library(config.library, config.keep_free))
-        listeners = await server.listen(config.shim.listen.host, config.shim.listen.port)
-        for listener in listeners:
-            stack.push_async_callback(listener.aclose)  # where another part cannot start
+        listeners, shim_config = await _listen(config.shim, stack)
         origins = await stack.enter_async_context(open_origins(config.origins, rng, proxy=config.origin.proxy))
         swarm = await stack.enter_async_context(open_swarm(config.swarm, rng=rng))
         parts = Parts(library, swarm, origins, Lines(), rng)
@@ -159,7 +169,8 @@ async def run_node(config: Config, *, task_status: trio.TaskStatus[Endpoint] = t
         )
         follower = Follower(trust, keeper, config, rng)
         arrivals = Arrivals(library, trust, keeper, lambda: follower.counting)
-        node = RunningNode(config, parts, keeper, trust, follower, arrivals, link)
+        tally = Tally()
+        node = RunningNode(config, parts, keeper, trust, follower, arrivals, link, tally)
         async with trio.open_nursery() as nursery:
             await nursery.start(link.run)  # before anything is fetched or given
             await nursery.start(keeper.run)
@@ -167,8 +178,12 @@ async def run_node(config: Config, *, task_status: trio.TaskStatus[Endpoint] = t
             await nursery.start(serve_control, node, config.library)
             nursery.start_soon(arrivals.take_in_at_start)
             nursery.start_soon(follower.run)
-            pages = shim(node, config.shim, vocabulary.built_in())
-            nursery.start_soon(partial(server.serve, pages, listeners, may_wait=may_wait(node)))
+            nursery.start_soon(tally.keep, library)
+            quick = Quick(node)
+            pages = quick.learning(shim(node, shim_config, vocabulary.built_in(), origins=config.origins))
+            counted = tally.counting(listeners)
+            serve = partial(server.serve, pages, counted, on_done=tally.done, may_wait=may_wait(node))
+            nursery.start_soon(partial(serve, at_once=quick.answer))
             address = _address(listeners[0])
             logger.info("edgeshare %s reads at http://%s/", __version__, address)
             host.notify("READY=1")
@@ -185,6 +200,35 @@ async def run_until_stopped(config: Config) -> None:
                 host.notify("STOPPING=1")
                 nursery.cancel_scope.cancel()
                 break
+
+
+async def _listen(config: ShimConfig, stack: AsyncExitStack) -> tuple[list[trio.SocketListener], ShimConfig]:
+    """The shim's listeners, the first one where our own pages are, and its config with the ports that they have.
+
+    Closed by `stack`, too, for where another part cannot start.
+
+    Raises:
+        ConfigError: there is one that cannot be.
+    """
+    listeners: list[trio.SocketListener] = []
+
+    async def open_at(endpoint: Endpoint) -> Endpoint:
+        opened = await server.listen(endpoint.host, endpoint.port)
+        for listener in opened:
+            stack.push_async_callback(listener.aclose)
+        listeners.extend(opened)
+        return Endpoint(endpoint.host, opened[0].socket.getsockname()[1])
+
+    listen = await open_at(config.listen)
+    if listen.host == "127.0.0.1":
+        try:
+            await open_at(Endpoint("::1", listen.port))  # is `localhost` too, and would be another program's
+        except ConfigError as error:  # no IPv6, or that program is there already
+            logger.info("readers come by 127.0.0.1 only: %s", error)
+    second = config.lessons_listen
+    if second is not None:
+        second = await open_at(second)
+    return listeners, attrs.evolve(config, listen=listen, lessons_listen=second)
 
 
 async def _reconsider(link: Link, keeper: Keeper) -> NoReturn:

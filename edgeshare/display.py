@@ -8,10 +8,11 @@ from datetime import datetime, timedelta
 
 import attrs
 
+from edgeshare import host
 from edgeshare.expected import MISFIT, Expected
 from edgeshare.holding import Holding
 from edgeshare.holdings import Holdings
-from edgeshare.hours import Window
+from edgeshare.hours import Opening, Window
 from edgeshare.library.eviction import QuotaError
 from edgeshare.manifest import LessonId, LessonManifest
 from edgeshare.roll import Roll
@@ -103,6 +104,8 @@ class Display:
             crowd=holding.crowd,
             origin_bytes=holding.origin_bytes,
             peer_bytes=holding.peer_bytes,
+            table=holding.layout.files if holding.layout else (),
+            is_brought=holding.is_complete and not (holding.peer_bytes or any(holding.origin_bytes.values())),
         )
 
     def _waiting(self, view: LessonView) -> LessonView:
@@ -173,3 +176,12 @@ class Display:
                 held = self._holdings.of(newest.manifest)
                 ready.setdefault(at, []).append(held is not None and held.is_complete)
         return tuple(Need(at=at, lessons=len(each), ready=sum(each)) for at, each in sorted(ready.items()))
+
+    def pinned_bytes(self) -> int:
+        """Bytes of the lessons that are pinned, here or still to come; a content that several share counts once."""
+        backed = (self._roll.served.get(lesson) or self._roll.newest.get(lesson) for lesson in self._roll.pinned)
+        return sum({each.manifest.info_hash: each.manifest.size for each in backed if each}.values())
+
+    def opening(self) -> Opening | None:
+        """The hours in which lessons are fetched ahead, those of now or the next ones; None when they never end."""
+        return None if self._window.is_always else self._window.next(self._now(), host.local_zone())

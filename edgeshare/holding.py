@@ -41,6 +41,7 @@ from edgeshare.view import State
 logger = logging.getLogger(__name__)
 
 READ_AHEAD = 8  # pieces that a reader asks for beyond the one it waits for
+PREFERRED_BYTES = 4 * 2**20  # beyond those: about what is asked of peers at a time, or a film gets a part of the line
 
 
 class Holding:
@@ -287,16 +288,22 @@ class Holding:
         spans = list(layout.spans(entry, start, stop))
         to_come = (span.piece for span in spans)
         wished: deque[Piece] = deque()
+        preferred: list[Piece] = []
+        later = islice((span.piece for span in spans), 1 + READ_AHEAD, None)
         try:
-            for span in spans:
+            for number, span in enumerate(spans):
                 fresh = list(islice(to_come, 1 + READ_AHEAD - len(wished)))
                 torrent.urge(fresh, behind=len(wished))
                 wished.extend(fresh)
+                far = list(islice(later, number + PREFERRED_BYTES // layout.piece_length - len(preferred)))
+                torrent.prefer(far)
+                preferred += far
                 content = await torrent.read(span.piece)
                 torrent.relax([wished.popleft()])
                 yield content[span.start : span.stop]
         finally:
             torrent.relax(wished)
+            torrent.let_be(preferred)
 
     async def _live(self, helpers: Helpers) -> None:
         """Have its torrent, and go on until it is complete."""

@@ -111,6 +111,7 @@ class Keeper:
         self._timetable = Timetable(parts.library, config.schedule.window, host.local_zone(), parts.rng, now())
         self._is_asked = trio.Event()  # the settler has something to do: to settle, or less
         self._is_unsettled = False
+        self._noted_at: dict[LessonId, int] = {}  # the minute in which each was noted as read
         self._reads: set[LessonId] = set()  # read for the first time on a day, which the index does not know yet
         self._cleared_on: date | None = None  # the day on which strays were looked for last
         self._settled = trio.Event()  # what the settler sets after its next round
@@ -272,12 +273,38 @@ class Keeper:
                 self._precedence.reconsider()
             if not expected.fits(await holding.ready()):
                 raise LibraryError(f"the lesson cannot be opened ({MISFIT})")
-            today = self._believed().date()
-            if self.roll.used.get(lesson) != today:
-                self.roll.used[lesson] = today
-                self._reads.add(lesson)
-                self._is_asked.set()
+            self._note_use(lesson)
             yield Reading(holding)
+
+    def complete(self, lesson: LessonId) -> Reading | None:
+        """The files of a complete lesson, at once; see `view.Node`. Takes a tenth of what its view and `read` take."""
+        backed = self.roll.served.get(lesson)
+        if backed is None or lesson in self.roll.withdrawn:
+            return None
+        manifest = backed.manifest
+        if manifest.available_from or manifest.expires:  # the clock has a word in it
+            return None
+        holding = self._holdings.get(manifest.info_hash)
+        if holding is None or not holding.is_complete or manifest.info_hash in self._stock.leaving:
+            return None
+        layout = holding.layout
+        if layout is None or (manifest.size, manifest.files) != (layout.size, len(layout.files)):
+            return None
+        self._stock.was_read(manifest.info_hash)
+        self._note_use(lesson)
+        return Reading(holding)
+
+    def _note_use(self, lesson: LessonId) -> None:
+        """Somebody reads it today; by the believed clock, which takes its time and is looked at once a minute."""
+        minute = int(trio.current_time()) // 60
+        if self._noted_at.get(lesson) == minute:
+            return
+        self._noted_at[lesson] = minute
+        today = self._believed().date()
+        if self.roll.used.get(lesson) != today:
+            self.roll.used[lesson] = today
+            self._reads.add(lesson)
+            self._is_asked.set()
 
     @property
     def is_busy(self) -> bool:

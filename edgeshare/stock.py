@@ -70,6 +70,10 @@ class Stock:
                 self._left_s[content] = trio.current_time()
                 done()
 
+    def was_read(self, content: InfoHash) -> None:
+        """Somebody has read a content, and may have the page before him."""
+        self._left_s[content] = trio.current_time()
+
     def read(self, besides: Container[LessonId] = ()) -> set[InfoHash]:
         """The contents that somebody reads at this moment, those of the lessons `besides` left out."""
         return {content for content, lesson in self._readers if lesson not in besides}

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import attrs
 
 from edgeshare.freshness import Freshness
+from edgeshare.hours import Opening
 from edgeshare.layout import FileEntry
 from edgeshare.library.room import AT_EASE, Disk
 from edgeshare.limits import UNLIMITED, Limits
@@ -58,6 +59,8 @@ class LessonView:
     peer_bytes: int = 0  # content that peers gave
     next_version: int | None = None  # being fetched beside the one that is served
     is_offered: bool = True  # False: no catalogue lists it any more; what is here stays readable
+    table: tuple[FileEntry, ...] = ()  # its files, as soon as their list is here; of what is served
+    is_brought: bool = False  # it is here, and no byte of it came over the network: a stick brought it, or it was here
 
     @property
     def share(self) -> float:
@@ -94,6 +97,7 @@ class LessonView:
             "info_hash": manifest.info_hash.hex(),
             "obstacle": self.obstacle.value if self.obstacle else None,
             "pinned": self.is_pinned,
+            "brought": self.is_brought,
             "needed_at": _iso(manifest.needed_at),
             "available_from": _iso(manifest.available_from),
             "expires": _iso(manifest.expires),
@@ -158,6 +162,12 @@ class NodeStatus:
     needs: tuple[Need, ...] = ()  # of the days to come, the next first
     limits: Limits = UNLIMITED  # in force towards the outside
     outside_bytes: int = 0  # to and from the outside in this month
+    pinned_bytes: int = 0  # of lessons that stay whatever else needs room
+    opening: Opening | None = None  # the hours for fetching ahead, those of now or the next ones; None: they never end
+    started: datetime | None = None  # when what follows was zero; None where nobody counts
+    served_bytes: Mapping[str, int] = attrs.field(factory=dict)  # to readers since then, by source (`shim.tally`)
+    served_this_month: int = 0  # of lessons, to readers, in the same month as `outside_bytes`
+    readers: int = 0  # connections that they have open now
 
     def as_json(self) -> dict[str, Any]:
         """Its fields as the API and `--json` give them; fields are only ever added."""
@@ -202,6 +212,13 @@ class NodeStatus:
             "upload_limit": self.limits.upload,
             "download_limit": self.limits.download,
             "outside_bytes": self.outside_bytes,
+            "pinned_bytes": self.pinned_bytes,
+            "opening": [_iso(self.opening.start), _iso(self.opening.stop)] if self.opening else None,
+            "started": _iso(self.started),
+            "served_bytes": sum(self.served_bytes.values()),
+            "served_bytes_by_source": dict(self.served_bytes),
+            "served_this_month": self.served_this_month,
+            "readers": self.readers,
             "needs": [{"at": _iso(each.at), "lessons": each.lessons, "ready": each.ready} for each in self.needs],
             "mirrors": [
                 {
@@ -323,6 +340,13 @@ class Node(Protocol):
         Raises:
             LibraryError: it is still copying, or the library's disk fails.
             ManifestError: what was copied is damaged as a whole.
+        """
+        ...
+
+    def complete(self, lesson: LessonId) -> OpenLesson | None:
+        """The files of a lesson that is complete and may be read at any hour, at once; it counts as read.
+
+        None says nothing: `lesson` and `read` do. What is given is asked for at once, and not kept.
         """
         ...
 

@@ -27,8 +27,10 @@ from edgeshare.cli.repositories import (
     tell,
     waiting_json,
 )
+from edgeshare.errors import RepositoryError
 from edgeshare.manifest import lesson_id
 from edgeshare.publish import ceremony
+from edgeshare.publish.linkpage import NODE
 from edgeshare.publish.released import Released
 from edgeshare.publish.repository import create_repository, open_repository, refresh_repository
 from edgeshare.units import size
@@ -265,6 +267,42 @@ def refresh(repository: Path, keys: Path, as_json: bool) -> None:
     tell(released, repository)
     if not released.catalogues:
         click.echo(f"fresh until {released.expires:%Y-%m-%d}")
+
+
+@publish.command()
+@repository_argument
+@click.argument("lesson", metavar="LESSON_ID")
+@click.option("--path", default="", help="A file of the lesson, rather than its start.")
+@click.option("--origin", metavar="URL", help="Where the repository is served; by default as the last release says.")
+@click.option("--node", default=NODE, show_default=True, metavar="URL", help="The node of the direct link of --html.")
+@click.option("--html", "as_html", is_flag=True, help="Print two links to paste into a learning platform.")
+@click.option("--qr", metavar="FILE", help="Draw the link as a QR code: a .svg or .png, or - for this terminal.")
+def link(
+    repository: Path, lesson: str, path: str, origin: str | None, node: str, as_html: bool, qr: str | None
+) -> None:
+    """Print the link to a published lesson: it opens at a node where there is one, else at the origin. Needs no key.
+
+    \b
+    Example:
+      edgeshare publish link /srv/lessons maths-6e-fractions --qr fractions.svg
+    """
+    from edgeshare.publish import links  # nothing else of publishing needs it
+
+    kind = None if qr in (None, "-") else Path(qr).suffix.lower()
+    if kind not in (None, ".svg", ".png"):
+        raise click.BadParameter(f"{qr} is neither a .svg nor a .png", param_hint="--qr")
+    found = links.link(repository, lesson_id(lesson), path=path, origin=origin, node=node)
+    click.echo(found.snippet() if as_html else f"{found.durable}\n", nl=False)
+    if qr == "-":
+        click.echo(found.text(), nl=False)
+    elif qr is not None:
+        file = Path(qr)
+        try:
+            file.write_bytes(found.svg() if kind == ".svg" else found.png())
+        except OSError as error:
+            hint = "name a file in a folder that is there and can be written"
+            raise RepositoryError(f"cannot write {file} ({error.strerror})", hint=hint) from error
+        say(f"drew it in {file}")
 
 
 def _print_released(released: Released) -> None:

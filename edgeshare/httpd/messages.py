@@ -1,7 +1,7 @@
 """What the server and its handlers exchange, and the gate a request passes on its way in. Pure.
 
 A request that breaks a rule of the gate is answered without its target or its Host being repeated, and the connection
-closes. The rules:
+closes. The rules, besides those of `heads` for the bytes themselves:
 
 - Exactly one `Host`, not empty, in HTTP/1.0 too (400).
 - No Transfer-Encoding (400), GET and HEAD only (405), and neither with a body (400).
@@ -15,12 +15,13 @@ import re
 from collections.abc import AsyncIterable
 from contextlib import AbstractAsyncContextManager
 from email.utils import formatdate
-from typing import Protocol
+from functools import lru_cache
+from typing import Final, Protocol
 from urllib.parse import unquote_to_bytes
 
 import attrs
 import h11
-from attrs.validators import ge, lt, optional
+from attrs.validators import ge, optional
 
 BODILESS = (204, 304)  # statuses without a body and without a length of their own (RFC 9110 §8.6)
 
@@ -28,6 +29,9 @@ _BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"(?:[\x21-\x7e\x80-\xff]+(?:[ \t]+[\x21-\x7e\x80-\xff]+)*)?")
 _SERVER_WRITES = frozenset({"content-length", "transfer-encoding", "date", "server"})
+_HEADS_KEPT: Final = 512  # of 1 kB each
+_LAST: Final = b"connection: close\r\n"
+_CHUNKED: Final = b"transfer-encoding: chunked\r\n"
 
 
 @attrs.frozen
@@ -44,8 +48,11 @@ class Request:
 
     def header(self, name: str) -> str | None:
         """The value of a header, several of one name joined by commas (RFC 9110 §5.3); `name` in lower case."""
-        values = [value for known, value in self.headers if known == name]
-        return ", ".join(values) if values else None
+        joined = None
+        for known, value in self.headers:
+            if known == name:
+                joined = value if joined is None else f"{joined}, {value}"
+        return joined
 
 
 class OpenFile(Protocol):
@@ -60,8 +67,12 @@ class FileBody:
     """`count` bytes of an open file from `start`, sent by sendfile(2). The server closes the file, whatever happens."""
 
     file: OpenFile
-    start: int = attrs.field(validator=ge(0))
-    count: int = attrs.field(validator=ge(0))
+    start: int
+    count: int
+
+    def __attrs_post_init__(self) -> None:
+        if self.start < 0 or self.count < 0:
+            raise ValueError("a part's start and count must be >= 0")
 
 
 @attrs.frozen
@@ -85,16 +96,19 @@ Body = bytes | FileBody | StreamBody
 class Response:
     """Status, headers and body. The server itself writes length and date; `("connection", "close")` is obeyed."""
 
-    status: int = attrs.field(validator=[ge(200), lt(600)])
+    status: int
     headers: tuple[tuple[str, str], ...] = ()
     body: Body = b""
 
     def __attrs_post_init__(self) -> None:
-        for name, value in self.headers:
-            if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
-                raise ValueError(f"not a header: {name!r}: {value!r}")
-            if name.lower() in _SERVER_WRITES:
-                raise ValueError(f"{name} is written by the server")
+        if not 200 <= self.status < 600:
+            raise ValueError("a final status must be from 200 to 599")
+        written(self.headers)
+
+    @property
+    def is_last(self) -> bool:
+        """Whether it ends its connection."""
+        return written(self.headers)[1]
 
 
 class Refused(Exception):
@@ -121,27 +135,68 @@ def checked(event: h11.Request, local: tuple[str, int]) -> Request:
         raise Refused(405, ("allow", "GET, HEAD"))
     if int(fields.get("content-length", "0")):  # digits, 20 at most, as h11 has seen to
         raise Refused(400)
-    target = event.target.decode("ascii")
+    return Request(method, *located(event.target.decode("ascii")), host, headers, local)
+
+
+def located(target: str) -> tuple[str, str, str]:
+    """A request's target as it was sent, its path decoded, and its query; `target` is ASCII.
+
+    Raises:
+        Refused: it is no path, or not one that could be meant.
+    """
     raw_path, _, query = target.partition("?")
+    if not raw_path.startswith("/"):
+        raise Refused(400)
+    if "%" not in raw_path:
+        return target, raw_path, query
     try:
         path = unquote_to_bytes(raw_path).decode("utf-8")
     except UnicodeDecodeError as error:
         raise Refused(400) from error
-    if not raw_path.startswith("/") or _BROKEN_ESCAPE.search(raw_path) or "\0" in path:
+    if _BROKEN_ESCAPE.search(raw_path) or "\0" in path:
         raise Refused(400)
-    return Request(method, target, path, query, host, headers, local)
+    return target, path, query
 
 
-def head(response: Response) -> h11.Response:
-    """The head of a response, with its length, where one is known and may be told, and the date."""
-    headers = [(name.encode("ascii"), value.encode("latin-1")) for name, value in response.headers]
-    headers.append((b"date", formatdate(usegmt=True).encode("ascii")))
-    match response.body:
-        case bytes(body):
-            length: int | None = len(body)
-        case FileBody(count=length) | StreamBody(size=length):
-            pass
-    if length is not None and response.status not in BODILESS:
-        headers.append((b"content-length", str(length).encode("ascii")))
-    reason = http.client.responses.get(response.status, "").encode("ascii")
-    return h11.Response(status_code=response.status, headers=headers, reason=reason)
+@lru_cache(maxsize=_HEADS_KEPT)
+def written(headers: tuple[tuple[str, str], ...]) -> tuple[bytes, bool]:
+    """The lines of these headers, and whether one of them ends the connection.
+
+    Kept for the next response with the same ones: a page's files differ in tag and type only.
+
+    Raises:
+        ValueError: one of them is broken, or the server's to write.
+    """
+    lines, closes = [], False
+    for name, value in headers:
+        if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
+            raise ValueError(f"not a header: {name!r}: {value!r}")
+        if name.lower() in _SERVER_WRITES:
+            raise ValueError(f"{name} is written by the server")
+        closes = closes or (name.lower() == "connection" and value.lower() == "close")
+        lines.append(f"{name}: {value}\r\n")
+    return "".join(lines).encode("latin-1"), closes
+
+
+def head(response: Response, *, length: int | None, now_s: float, closes: bool, is_chunked: bool = False) -> bytes:
+    """The head of a response whose body has `length` bytes, where that is known and may be told.
+
+    `now_s` is the time by the wall's clock, and `closes` that this response is the connection's last.
+    """
+    lines, said_so = written(response.headers)
+    end = _LAST if closes and not said_so else b""
+    if is_chunked:
+        end += _CHUNKED
+    elif length is not None and response.status not in BODILESS:
+        end += b"content-length: %d\r\n" % length
+    return b"%b%bdate: %b\r\n%b\r\n" % (_status_line(response.status), lines, _date(int(now_s)), end)
+
+
+@lru_cache(maxsize=64)
+def _status_line(status: int) -> bytes:
+    return f"HTTP/1.1 {status} {http.client.responses.get(status, '')}\r\n".encode("ascii")
+
+
+@lru_cache(maxsize=1)
+def _date(now_s: int) -> bytes:
+    return formatdate(now_s, usegmt=True).encode("ascii")

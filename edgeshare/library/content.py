@@ -23,6 +23,8 @@ from edgeshare.hashtree import TreeHasher
 from edgeshare.layout import FileEntry, Layout
 
 _PORTION = 1 << 20  # bytes read at a time
+_READING = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EACCES, errno.ENXIO)
 _SYNC_EACH = 64  # more files than this are flushed by one sync of everything, which is then far faster
 
 
@@ -166,13 +168,20 @@ def unchanged(root: Path, layout: Layout, stamps: Sequence[Stamp]) -> bool:
     return True
 
 
-def open_verified(root: Path, entry: FileEntry, known: Stamp) -> int | None:
+def open_verified(root: Path | str, entry: FileEntry, known: Stamp) -> int | None:
     """A descriptor of a complete lesson's file; None when it is no longer what was verified. The caller closes it."""
-    descriptor = _open(inside(root, entry.path))
-    if descriptor is not None and stamp(os.fstat(descriptor)) != known:
-        os.close(descriptor)
-        return None
-    return descriptor
+    try:  # as `_open`, in a third of its time: one look at the file, and no Path
+        descriptor = os.open(f"{root}/{entry.path}", _READING)
+    except OSError as error:
+        if error.errno in _NO_FILE:
+            return None
+        raise
+    status = os.fstat(descriptor)
+    found = status.st_size, status.st_mtime_ns, status.st_ino
+    if stat.S_ISREG(status.st_mode) and found == (known.size, known.mtime_ns, known.inode):
+        return descriptor
+    os.close(descriptor)
+    return None
 
 
 def _verified(path: Path, entry: FileEntry, cancelled: Callable[[], bool], *, sync: bool) -> Stamp | None:
@@ -214,11 +223,9 @@ def _remove(path: Path) -> None:
 def _open(path: Path, access: int = os.O_RDONLY) -> int | None:
     """A descriptor of a regular file, never of a link, a FIFO or a device; None when there is none."""
     try:
-        descriptor = os.open(path, access | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
+        descriptor = os.open(path, access | _READING)
     except OSError as error:
-        if error.errno in (errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EACCES, errno.ENXIO):
+        if error.errno in _NO_FILE:
             return None
         raise
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):

@@ -47,6 +47,7 @@ class Library:
 
     def __init__(self, root: Path, index: SafeIndex, watch: DiskWatch) -> None:
         self.root = root
+        self._contents = f"{root}/content"  # as `folder`, for each of a thousand requests a second
         self._index = index
         self._watch = watch
         self._disk_turn = trio.CapacityLimiter(2)  # hashing two lessons at once keeps two cores busy, and no more
@@ -328,7 +329,7 @@ class Library:
 
     def open_file(self, info_hash: InfoHash, entry: FileEntry, known: Stamp) -> int | None:
         """A descriptor of a complete content's file, or None when it was altered; the caller closes it."""
-        return content.open_verified(self.folder(info_hash), entry, known)
+        return content.open_verified(f"{self._contents}/{info_hash.hex()}", entry, known)
 
     def _discard(self, path: Path) -> Path | None:
         """Move `path` into the trash, which somebody may have deleted; where it is now, None when it was not there."""

@@ -2,6 +2,7 @@
 
 ```
 REPO/metadata/  targets/  content/  torrents/  tracker/    what an origin serves (manifests/FORMAT.md)
+REPO/o/                                                    the page of links, and where it finds lessons (`linkpage`)
 REPO/.edgeshare/staged/<id>.manifest | <id>.withdrawal     what the next release will publish
 REPO/.edgeshare/reinstated/<id>                            a withdrawal that is undone: version, and what was said
 REPO/.edgeshare/signing/<version>.<role>.json              metadata that waits for signatures
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -31,12 +32,13 @@ from edgeshare.manifest import InfoHash, LessonId
 from edgeshare.publish.torrent import Torrent, layout_of, tracker_hashes, with_trackers
 from edgeshare.targets import hashed_target
 
-_FOLDERS = ("metadata", "targets", "content", "torrents", "tracker", ".edgeshare/staged", ".edgeshare/taken")
+_FOLDERS = ("metadata", "targets", "content", "torrents", "tracker", "o", ".edgeshare/staged", ".edgeshare/taken")
 # where `put` may have left a draft; below `targets` it may be one folder deeper
 _WRITTEN = (
     "metadata",
     "torrents",
     "tracker",
+    "o",
     ".edgeshare",
     ".edgeshare/staged",
     ".edgeshare/taken",
@@ -215,6 +217,18 @@ class Places:
         text = "".join(f"{line}\n" for line in lines).encode()
         if not self._whitelist.exists() or self._whitelist.read_bytes() != text:
             put(self._whitelist, text)
+
+    def put_links(self, named: Mapping[str, bytes]) -> None:
+        """Have these files below `o/`, written in this order, and no others."""
+        folder = self.root / "o"
+        folder.mkdir(exist_ok=True)
+        for name, content in named.items():
+            file = folder / name
+            if not file.exists() or file.read_bytes() != content:
+                put(file, content)
+        for file in folder.iterdir():
+            if file.name not in named:
+                file.unlink()
 
     def edition_paths(self, info_hash: InfoHash, target: TargetFile) -> set[Path]:
         """What `put_edition` creates."""

@@ -31,6 +31,7 @@ from edgeshare.publish.editions import (
     read_catalogues,
 )
 from edgeshare.publish.keys import TOP_ROLES, Keys
+from edgeshare.publish.linkpage import index_files, page_files
 from edgeshare.publish.places import Places
 from edgeshare.publish.released import Published, Released, compared, warnings
 
@@ -132,6 +133,7 @@ class Publication:
         staging.clear(self._places, known, self.standing.publishers)
         self._places.clear_contents(live(published), live(drafted), known.keys())
         self._places.put_whitelist(live(published))
+        self._places.put_links(page_files() | index_files(item.manifest for item in listed(self.catalogues)))
 
     def _read(self, roles: Mapping[str, Metadata[Targets]]) -> Catalogues:
         return {name: read_catalogues(self._places, role) for name, role in roles.items()}

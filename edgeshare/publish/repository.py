@@ -43,6 +43,7 @@ from edgeshare.publish.editions import (
 )
 from edgeshare.publish.folder import LessonFolder, read_folder
 from edgeshare.publish.keys import Keys, public_half, signed_file
+from edgeshare.publish.linkpage import index_files, page_files
 from edgeshare.publish.places import Places
 from edgeshare.publish.publication import Publication, sign_of_life
 from edgeshare.publish.released import Released, warnings
@@ -390,6 +391,7 @@ def create_repository(
         names = (*offline, "snapshot", "timestamp", publisher, lessons_of(publisher))
         present = keys.make(*names, passphrase=passphrase)
         places.create()
+        places.put_links(page_files() | index_files(()))
         tuf.create(places.metadata, keys, publisher, now, offline_keys=offline_keys, threshold=threshold)
     return present
 

@@ -21,7 +21,7 @@ from edgeshare.view import LessonView, Node
 ROOT: Final = "/api/"
 KEEP_ALIVE_S: Final = 15.0  # proxies cut what is silent for 30 to 60 s
 _PORTION: Final = 100  # lessons that are looked at while everybody else waits: 2 ms
-RECONNECT_MS: Final = 3000  # a page is fresh again within 10 s of a restart of the node
+RECONNECT_MS: Final = 1500  # a page is fresh again within 10 s of a restart of the node, which itself takes some
 
 _HEADERS: Final[Headers] = (*of_our_own(), ("cache-control", "no-store"))
 
@@ -163,6 +163,13 @@ async def _progress(
                 "state": view.state.value,
                 "bytes_have": view.bytes_have,
                 "size": view.manifest.size,
+                "version": view.manifest.version,
+                "obstacle": view.obstacle.value if view.obstacle else None,
+                "reason": view.reason,
+                "next_version": view.next_version,
+                "offered": view.is_offered,
+                "origin_bytes": sum(view.origin_bytes.values()),
+                "peer_bytes": view.peer_bytes,
             }
         if not number % _PORTION:
             await trio.lowlevel.checkpoint()

@@ -47,6 +47,7 @@ class NodeCollector(Collector):
         yield from _lessons(status)
         yield from _trust(status)
         yield from _mirrors(status.mirrors)
+        yield from _readers(status)
 
 
 def exposition(node: Node) -> Response:
@@ -167,3 +168,19 @@ def _mirrors(mirrors: tuple[MirrorView, ...]) -> Iterator[Metric]:
         received.add_metric((name,), sum(mirror.received_bytes for mirror in same))
     yield aside
     yield received
+
+
+def _readers(status: NodeStatus) -> Iterator[Metric]:
+    served = CounterMetricFamily(
+        "edgeshare_served_bytes",
+        "Bytes of bodies sent to readers since the daemon started, by where they came from; counted as answers end.",
+        labels=("source",),
+    )
+    for source, count in status.served_bytes.items():
+        served.add_metric((source,), count)
+    yield served
+    yield GaugeMetricFamily(
+        "edgeshare_readers",
+        "Connections that readers have open now, the one that asks for this included.",
+        status.readers,
+    )

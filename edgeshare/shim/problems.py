@@ -17,6 +17,7 @@ class Trouble(enum.Enum):
     ON_ITS_WAY = "the lesson is on its way"
     NO_ROOM = "there is no room for the lesson on this node"
     UNAVAILABLE = "the lesson cannot be fetched now"
+    WITHHELD = "only this machine gets figures, or all where `metrics_on_lan` says so"
     BROKEN = "the node made a mistake"
 
     @property
@@ -33,6 +34,7 @@ _STATUS = {
     Trouble.ON_ITS_WAY: 503,
     Trouble.NO_ROOM: 507,  # RFC 4918 §11.5
     Trouble.UNAVAILABLE: 503,
+    Trouble.WITHHELD: 403,
     Trouble.BROKEN: 500,
 }
 

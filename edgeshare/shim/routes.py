@@ -2,6 +2,7 @@
 
 - Host is judged before anything else; a Host that is not ours gets 421, no byte more, and a closed connection.
 - At `<lesson id>.localhost` there are the files of that lesson, and nothing else: no page, no list, no API.
+- At the second port, `lessons_listen`, there are lessons and nothing else; readers elsewhere are sent there for them.
 - Everything here only reads. What changes the node goes over its control socket.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
 from functools import partial
 from importlib.resources import files
@@ -24,10 +25,11 @@ from edgeshare.httpd import ranges
 from edgeshare.httpd.media import media_type
 from edgeshare.httpd.messages import Request, Response
 from edgeshare.manifest import LessonId, shown
-from edgeshare.shim import api, guards, hosts
+from edgeshare.shim import api, guards, handshake, hosts
 from edgeshare.shim.api import known_lesson
 from edgeshare.shim.files import file_response
 from edgeshare.shim.guards import Headers
+from edgeshare.shim.handshake import web_origins
 from edgeshare.shim.language import Language, preferred
 from edgeshare.shim.pages import Pages, Reader, url_path
 from edgeshare.shim.problems import Problem, Trouble
@@ -53,15 +55,16 @@ def shim(
     config: ShimConfig,
     vocabulary: Vocabulary,
     *,
+    origins: Iterable[str] = (),
     hostname: str | None = None,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Handler:
     """The handler of a node's HTTP server. Takes some 60 ms: it imports and compiles what the pages need.
 
-    `hostname` is the machine's when not given.
+    `origins` are the node's: their page of links may hear what it has. `hostname` is the machine's when not given.
     """
     names = hosts.Names.of(config, socket.gethostname() if hostname is None else hostname)
-    return _Shim(node, config, names, vocabulary, now).answer
+    return _Shim(node, config, names, vocabulary, web_origins(origins), now).answer
 
 
 def may_wait(node: Node) -> Callable[[Request], bool]:
@@ -71,9 +74,7 @@ def may_wait(node: Node) -> Callable[[Request], bool]:
         if request.path.startswith("/lessons/"):
             name = request.path.split("/")[2]
         else:
-            name, _, rest = request.host.lower().partition(".")
-            if rest.partition(":")[0] != "localhost":
-                return False
+            name = request.host.lower().partition(".")[0]  # of another host it is no lesson's, or hardly ever
         view = node.lesson(LessonId(name))
         return view is not None and view.state is not State.COMPLETE
 
@@ -94,9 +95,13 @@ class _Shim:
         config: ShimConfig,
         names: hosts.Names,
         vocabulary: Vocabulary,
+        origins: tuple[str, ...],
         now: Callable[[], datetime],
     ) -> None:
         self._node, self._port, self._names, self._now = node, config.listen.port, names, now
+        self._config, self._origins = config, origins
+        self._lessons_port = config.lessons_listen.port if config.lessons_listen else None
+        self._may_lead_outside = config.outside_links
         self._metrics_on_lan = config.metrics_on_lan
         self._refused_names: set[str] = set()
         self._static = {name: _static_file(name) for name in STATIC}
@@ -113,20 +118,34 @@ class _Shim:
         if site is None:
             self._tell_of(request.host)
             return Response(421, (("connection", "close"),))
+        ours = self._port if port == self._lessons_port else port  # where our own pages are
         reader = Reader(
-            language=preferred(request.header("accept-language")), port=port, is_home=isinstance(site, hosts.Home)
+            language=preferred(request.header("accept-language")),
+            port=ours,
+            is_home=isinstance(site, hosts.Home),
+            sees_figures=self._gives_figures(request, site),
+            lessons_at=hosts.lessons_at(self._config, site.name, ours) if isinstance(site, hosts.Elsewhere) else _BELOW,
         )
+        is_second = port == self._lessons_port
         try:
-            match site:
-                case hosts.LessonOrigin(lesson=lesson):
-                    return await self._at_lesson_origin(request, lesson, port)
-                case _:
-                    return await self._at_node(request, reader)
+            response = await self._answer(request, reader, site, is_second=is_second)
         except Problem as problem:
-            return self._refusal(request, reader, site, problem)
+            response = self._refusal(request, reader, site, problem, is_second=is_second)
         except Exception:  # the server would answer 500 too, but with no page
             logger.exception("a request could not be answered")
-            return self._refusal(request, reader, site, Problem(Trouble.BROKEN))
+            response = self._refusal(request, reader, site, Problem(Trouble.BROKEN), is_second=is_second)
+        if isinstance(site, hosts.LessonOrigin):
+            response = attrs.evolve(response, headers=(*response.headers, *self._confining(_home(site, reader))))
+        return response if hosts.is_on_this_machine(site) else guards.by_plain_http(response)
+
+    def _confining(self, home: str) -> Headers:
+        return guards.confining(None if self._may_lead_outside else home)
+
+    async def _answer(self, request: Request, reader: Reader, site: hosts.Site, *, is_second: bool) -> Response:
+        home = _home(site, reader)
+        if isinstance(site, hosts.LessonOrigin):
+            return await self._at_lesson_origin(request, site, home)
+        return await (self._at_second_port if is_second else self._at_node)(request, reader, home)
 
     def _tell_of(self, host: str) -> None:
         """Log a name that is not ours, once, and only some: the technician may have forgotten one."""
@@ -135,13 +154,13 @@ class _Shim:
             self._refused_names.add(name)
             logger.warning("a browser came by the name %s, which is not ours; add it to `allowed_hosts` if it is", name)
 
-    async def _at_lesson_origin(self, request: Request, lesson: LessonId, port: int) -> Response:
-        if guards.is_from_another_site(request):
+    async def _at_lesson_origin(self, request: Request, site: hosts.LessonOrigin, home: str) -> Response:
+        if guards.is_from_another_site(request) or guards.is_for_a_service_worker(request):
             return _forbidden()
-        view = _readable(known_lesson(self._node, lesson))
+        view = _readable(known_lesson(self._node, site.lesson))
         if guards.is_framed(request) and view.state is State.LISTED:  # no stranger's page may set off a download
             return _forbidden()
-        headers = guards.of_lesson_at_its_origin(port)
+        headers = guards.of_lesson_at_its_origin(home if hosts.is_on_this_machine(site) else None)
         path = request.path[1:]
         if not path:
             return _to_start(request, view, "/", headers)
@@ -152,9 +171,18 @@ class _Shim:
                 return self._static_response(request, "icon.svg")  # browsers ask unbidden, and report a 404 as an error
             raise
 
-    async def _at_node(self, request: Request, reader: Reader) -> Response:
+    async def _at_second_port(self, request: Request, _: Reader, home: str) -> Response:
         if request.path.startswith("/lessons/"):
-            return await self._in_sandbox(request, reader.port)
+            return await self._in_sandbox(request, home)
+        if request.path == "/favicon.ico" and not guards.is_from_another_site(request):
+            return self._static_response(request, "icon.svg")
+        raise Problem(Trouble.NO_PAGE)
+
+    async def _at_node(self, request: Request, reader: Reader, home: str) -> Response:
+        if request.path.startswith("/lessons/"):
+            if reader.lessons_at != _BELOW:
+                return self._to_lesson(request, reader)
+            return await self._in_sandbox(request, home)
         if guards.is_from_another_site(request):
             return _forbidden()
         if request.path.startswith(api.ROOT):
@@ -164,10 +192,14 @@ class _Shim:
                 return await self._catalogue(request, reader)
             case ["l", name]:
                 return _page(reader, self._pages.lesson(reader, _readable(known_lesson(self._node, name))))
+            case ["open", name, *path]:
+                return handshake.answer(self._node, self._pages, reader, self._origins, name, path)
             case ["accessibilite"]:
                 return _page(reader, self._pages.accessibility(reader))
+            case ["ecole"]:
+                return self._figures(reader)
             case ["metrics"]:
-                return self._metrics(request, reader)
+                return self._metrics(reader)
             case ["healthz"]:
                 return Response(200, (*_PLAIN, ("cache-control", "no-store")), b"ok\n")
             case ["static", name] if name in self._static:
@@ -193,14 +225,23 @@ class _Shim:
                 await _beside(len(listing), partial(register.learn_words, wish, language))
             return register
 
-    def _metrics(self, request: Request, reader: Reader) -> Response:
+    def _gives_figures(self, request: Request, site: hosts.Site) -> bool:
+        """Whether who asks gets figures of this node: this machine, or all where the config says so."""
+        # Both: a reader on the LAN may call us localhost, and a proxy on this machine speaks for the LAN.
+        is_here = isinstance(site, hosts.Home) and hosts.is_own_loopback(request.local[0])
+        return is_here or self._metrics_on_lan
+
+    def _figures(self, reader: Reader) -> Response:
+        if not reader.sees_figures:
+            raise Problem(Trouble.WITHHELD)
+        return _page(reader, self._pages.figures(reader, self._node.status(), self._now()))
+
+    def _metrics(self, reader: Reader) -> Response:
         from edgeshare.shim import metrics  # its library takes 50 ms, which a node that nobody scrapes never pays
 
-        # Both: a reader on the LAN may call us localhost, and a proxy on this machine speaks for the LAN.
-        is_here = reader.is_home and hosts.is_own_loopback(request.local[0])
-        return metrics.exposition(self._node) if is_here or self._metrics_on_lan else metrics.withheld()
+        return metrics.exposition(self._node) if reader.sees_figures else metrics.withheld()
 
-    async def _in_sandbox(self, request: Request, port: int) -> Response:
+    async def _in_sandbox(self, request: Request, home: str) -> Response:
         """A lesson below `/lessons/`. Its page's own pictures, styles and scripts come as from another site.
 
         They are refused for a lesson that nobody has asked for: no stranger's page may set off a download.
@@ -209,13 +250,24 @@ class _Shim:
         is_foreign = guards.is_from_another_site(request) or guards.is_framed(request)
         if guards.is_from_another_site(request) and not guards.is_part_of_a_page(request):
             return _forbidden()
+        if guards.is_for_a_service_worker(request):
+            return _forbidden()
         view = _readable(known_lesson(self._node, name))
         if is_foreign and view.state is State.LISTED:
             return _forbidden()
-        headers = guards.of_lesson_in_sandbox(port)
+        headers = (*guards.of_lesson_in_sandbox(view.manifest.id, request.host), *self._confining(home))
         if not slash or not path:
             return _to_start(request, view, f"/lessons/{view.manifest.id}/", headers)
         return await file_response(self._node, request, view, path, headers)
+
+    def _to_lesson(self, request: Request, reader: Reader) -> Response:
+        """The way to where this reader opens lessons; old links, and those on paper, lead below our own address."""
+        if guards.is_from_another_site(request):
+            return _forbidden()
+        name, _, path = request.path.removeprefix("/lessons/").partition("/")
+        lesson = known_lesson(self._node, name).manifest.id
+        location = reader.open_url(lesson) + url_path(path) + (f"?{request.query}" if request.query else "")
+        return Response(302, (*guards.of_our_own(), ("location", location), ("cache-control", "no-store")))
 
     def _static_url(self, name: str) -> str:
         return f"/static/{name}?v={self._static[name].version}"
@@ -229,24 +281,39 @@ class _Shim:
             return Response(304, kept)
         return Response(200, (*kept, ("content-type", media_type(name))), file.content)
 
-    def _refusal(self, request: Request, reader: Reader, site: hosts.Site, problem: Problem) -> Response:
+    def _refusal(
+        self, request: Request, reader: Reader, site: hosts.Site, problem: Problem, *, is_second: bool
+    ) -> Response:
         """The problem as JSON, as a page that needs nothing but itself, or as a line of text."""
         is_lesson = isinstance(site, hosts.LessonOrigin)
-        if request.path.startswith(api.ROOT) and not is_lesson:
+        if request.path.startswith(api.ROOT) and not is_lesson and not is_second:
             return api.refusal(problem)
         headers: Headers = (("cache-control", "no-store"), ("vary", "Accept, Accept-Language"))
         if problem.retry_after_s is not None:
             headers = (*headers, ("retry-after", str(problem.retry_after_s)))
+        if is_lesson and problem.trouble is Trouble.WITHDRAWN:  # nobody will ever reach what it has kept there
+            headers = (*headers, *guards.FORGET)
         if not _wants_page(request):
             text = f"{problem.trouble.value}\n".encode()
             return Response(problem.trouble.status, (*_PLAIN, *headers), text)
-        page = self._pages.problem(reader, problem, home=reader.home_url if is_lesson else "")
+        page = self._pages.problem(reader, problem, home=_home(site, reader) if is_lesson or is_second else "")
         own = guards.of_our_own(self._pages.error_style)
         kind = (("content-type", "text/html; charset=utf-8"), ("content-language", reader.language))
         return Response(problem.trouble.status, (*own, *kind, *headers), page)
 
 
+_BELOW: Final = "/lessons/{lesson}/"  # our own address, sandboxed
 _PLAIN: Final[Headers] = (*guards.of_our_own(), ("content-type", "text/plain; charset=utf-8"))
+
+
+def _home(site: hosts.Site, reader: Reader) -> str:
+    """The origin of our own pages, for a reader of one that is elsewhere."""
+    match site:
+        case hosts.Elsewhere(name=name):
+            return f"http://{name}{hosts.written_port(reader.port)}"
+        case hosts.LessonOrigin(domain=domain) if domain != hosts.LOCAL:
+            return f"http://{domain}{hosts.written_port(reader.port)}"
+    return reader.home_url
 
 
 async def _beside(lessons: int, step: Callable[[], _T]) -> _T:
@@ -277,7 +344,7 @@ def _to_start(request: Request, lesson: LessonView, folder: str, headers: Header
 
 
 def _forbidden() -> Response:
-    return Response(403, (("cache-control", "no-store"),))
+    return Response(403, guards.nothing())
 
 
 def _wants_page(request: Request) -> bool:

@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from datetime import date, timedelta
-from typing import Self
+from typing import Final, Self
 from urllib.parse import parse_qs, urlencode
 
 import attrs
@@ -20,6 +20,7 @@ from edgeshare.view import LessonView
 from edgeshare.vocabulary import Vocabulary
 
 MOST_SHOWN = 100  # lessons on one page: 16 ms to write, some 75 kB, and half a second for an old PC to lay out
+FIRST_SHOWN: Final = 12  # of those of today, and of this week, above all the others: two rows or three on most screens
 _LAST = 10**6  # where levels without a rank stand
 _ACCENTS = re.compile("[\u0300-\u036f]+")  # Unicode's combining marks for Latin and Greek
 _MAY_HAVE_OTHERS = re.compile("[\u0483-\u1fff\u20d0-\U0010ffff]")  # where those of other scripts are
@@ -33,6 +34,7 @@ class Wish:
     subject: str = ""
     search: str = ""
     role: str = "learner"
+    when: str = ""  # "today", or "week": from tomorrow to Sunday
     page: int = 1
 
     @classmethod
@@ -44,19 +46,21 @@ class Wish:
             fields = {}
         level, subject, search = (fields.get(name, [""])[0].strip()[:200] for name in ("level", "subject", "q"))
         role = "teacher" if fields.get("role") == ["teacher"] else "learner"
+        when = fields.get("when", [""])[0]
         number = fields.get("page", [""])[0]
         page = int(number) if re.fullmatch("[0-9]{1,6}", number) else 1
-        return cls(level=level, subject=subject, search=search, role=role, page=max(1, page))
+        when = when if when in ("today", "week") else ""
+        return cls(level=level, subject=subject, search=search, role=role, when=when, page=max(1, page))
 
     @property
     def is_open(self) -> bool:
         """Whether every lesson of the role answers it."""
-        return not (self.level or self.subject or self.search)
+        return not (self.level or self.subject or self.search or self.when)
 
     def url(self, page: int) -> str:
         """Where another page of what answers it is."""
         role = "" if self.role == "learner" else self.role
-        fields = {"role": role, "level": self.level, "subject": self.subject, "q": self.search}
+        fields = {"role": role, "when": self.when, "level": self.level, "subject": self.subject, "q": self.search}
         query = urlencode({name: value for name, value in (fields | {"page": page}).items() if value})
         return f"/?{query}"
 
@@ -118,19 +122,33 @@ def subject_choices(slugs: Iterable[str], vocabulary: Vocabulary, language: str)
 
 
 def needed_on(lessons: Iterable[LessonManifest], today: date) -> tuple[LessonManifest, ...]:
-    """The lessons that their publisher wants read today, by the day in the publisher's own time zone."""
-    return tuple(lesson for lesson in lessons if (at := lesson.needed_at) and at.date() == today)
+    """The lessons that their publisher wants read today, by the day in the publisher's own time zone, in order."""
+    return _in_order(lesson for lesson in lessons if (at := lesson.needed_at) and at.date() == today)
 
 
 def needed_this_week(lessons: Iterable[LessonManifest], today: date) -> tuple[LessonManifest, ...]:
-    """The lessons of the days from tomorrow to Sunday."""
+    """The lessons of the days from tomorrow to Sunday, in order."""
     sunday = today + timedelta(days=6 - today.weekday())
-    return tuple(lesson for lesson in lessons if (at := lesson.needed_at) and today < at.date() <= sunday)
+    return _in_order(lesson for lesson in lessons if (at := lesson.needed_at) and today < at.date() <= sunday)
+
+
+def needed(lessons: Sequence[LessonManifest], when: str, today: date) -> Sequence[LessonManifest]:
+    """Of `lessons` those that are needed `when` a wish says."""
+    match when:
+        case "today":
+            return needed_on(lessons, today)
+        case "week":
+            return needed_this_week(lessons, today)
+    return lessons
+
+
+def _in_order(lessons: Iterable[LessonManifest]) -> tuple[LessonManifest, ...]:
+    return tuple(sorted(lessons, key=lambda lesson: lesson.needed_at.timestamp() if lesson.needed_at else 0.0))
 
 
 def plain(text: str) -> str:
-    """`text` without accents, ligatures and case."""
-    parts = unicodedata.normalize("NFKD", text.casefold().replace("œ", "oe").replace("æ", "ae"))
+    """`text` without accents, ligatures and case, and with the apostrophe that keyboards have."""
+    parts = unicodedata.normalize("NFKD", text.casefold().replace("œ", "oe").replace("æ", "ae").replace("’", "'"))
     bare = _ACCENTS.sub("", parts)  # sign by sign it takes four times as long, and a node lists 50,000 descriptions
     if _MAY_HAVE_OTHERS.search(bare) is None:
         return bare

@@ -58,8 +58,9 @@ _CATEGORIES = (
     | lt.alert_category.connect
 )
 
-LOCAL_ANNOUNCE_S, RARE_LOCAL_ANNOUNCE_S = 60, 600
 FEW_TORRENTS = 500
+LOCAL_ANNOUNCE_S, RARE_LOCAL_ANNOUNCE_S = 60, 600
+BEGUN_WITHIN_S = 5.0  # so soon does libtorrent fetch what has begun, on a slow disk too
 MEET_WITHIN_S = 60.0  # for so long who joins a content without its info dict may still be meeting others
 
 _SLOTS = 5  # peers outside that are given something at a time; in the local network there is no limit
@@ -102,7 +103,7 @@ _SETTINGS: Mapping[str, object] = {
     "tick_interval": 20,
     # What comes to a reader soon: what is asked for with a deadline, and not behind what was asked for before it.
     "initial_picker_threshold": 0,  # by itself the first four pieces are any four, whatever their priority
-    "send_buffer_watermark_factor": 10,  # percent: a tenth of a second's bytes are out of a cancel's reach, not half of it
+    "send_buffer_watermark_factor": 10,  # percent: a cancel misses a tenth of a second's bytes, not half
     "stop_tracker_timeout": 1,  # seconds: a stop must not wait for a dead tracker
 }
 
@@ -142,8 +143,9 @@ class Swarm:
         self._torrents: dict[InfoHash, tuple[Torrent, lt.torrent_handle]] = {}
         self._leaving: dict[InfoHash, _Leaving] = {}
         self._joinings: dict[InfoHash, Joining] = {}
-        self._local_announce_s = LOCAL_ANNOUNCE_S
+        self._are_many = False  # torrents
         self._keeps_all = False  # connections, even those of no use
+        self._meets_until_s = -float("inf")
         self._gone_from_peers = self._gone_to_peers = 0  # of torrents that were removed
         self._meters: dict[InfoHash, Meter] = {}
         self._reported: set[InfoHash] = set()  # torrents whose progress came since `outside_bytes` looked last
@@ -339,7 +341,7 @@ class Swarm:
         while True:
             self._session.post_torrent_updates(0)
             self._keep_connections()
-            self._pace_local_announces()
+            self._spare_work_for_many()
             for info_hash, leaving in list(self._leaving.items()):  # the event that says so may have been dropped
                 if not leaving.handle.is_valid():
                     self.dispatch(TorrentRemoved(info_hash))
@@ -377,22 +379,31 @@ class Swarm:
 
         A torrent that has its info dict and does not fetch yet looks to seeds, and to others like it, as if it never
         would, and they part: all that have met, in the moment before they need one another. What nobody has the info
-        dict of is joined for days, and counts only at first.
+        dict of is joined for days, and counts only at first. It counts for a moment after it has begun: libtorrent sets
+        which files are wanted by its disk's thread, and until then nothing is.
         """
         now = trio.current_time()
-        meets = any(each.has_info or now < each.began_s + MEET_WITHIN_S for each in self._joinings.values())
+        if any(each.has_info or now < each.began_s + MEET_WITHIN_S for each in self._joinings.values()):
+            self._meets_until_s = now + BEGUN_WITHIN_S
+        meets = now < self._meets_until_s
         if meets != self._keeps_all:
             self._keeps_all = meets
             self._session.apply_settings({"close_redundant_connections": not meets})
 
-    def _pace_local_announces(self) -> None:
-        """Announce thousands of contents in the local network more rarely: each costs a packet, and all together more
-        than half of what a node at rest costs. Who looks for one of them asks by itself, every minute.
+    def _spare_work_for_many(self) -> None:
+        """Do less for each of thousands of contents.
+
+        Each announce in the local network costs a packet, and all together more than half of what a node at rest
+        costs; who looks for one of them asks by itself, every minute. And whoever lacks one that is whole here comes
+        by himself: to call on those whom a tracker names, oneself among them, took 5 % of a core without an end.
         """
-        every_s = LOCAL_ANNOUNCE_S if len(self._torrents) <= FEW_TORRENTS else RARE_LOCAL_ANNOUNCE_S
-        if every_s != self._local_announce_s:
-            self._local_announce_s = every_s
-            self._session.apply_settings({"local_service_announce_interval": every_s})
+        are_many = len(self._torrents) > FEW_TORRENTS
+        if are_many != self._are_many:
+            self._are_many = are_many
+            every_s = RARE_LOCAL_ANNOUNCE_S if are_many else LOCAL_ANNOUNCE_S
+            self._session.apply_settings(
+                {"local_service_announce_interval": every_s, "seeding_outgoing_connections": not are_many}
+            )
 
     def _let_go(self, info_hash: InfoHash, handle: lt.torrent_handle) -> None:
         self._leaving[info_hash] = _Leaving(handle)

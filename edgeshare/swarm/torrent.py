@@ -42,6 +42,10 @@ _SAVE = lt.torrent_handle.flush_disk_cache | lt.torrent_handle.save_info_dict
 VERDICT_WITHIN_S = 10.0  # a hash takes a millisecond, and a slow disk some seconds for all that waits to be written
 _STEP_MS = 150  # between the deadlines of pieces that a reader wants in a row
 
+# Libtorrent's priorities. A deadline goes with 7, for all alike, and among its like libtorrent takes any: so what a
+# reader wants after the piece that it waits for is lowered again.
+_SOON, _PREFERRED, _USUAL = 6, 5, 4
+
 
 class SwarmError(EdgeshareError):
     """libtorrent refused a torrent, or it went away while somebody waited for it."""
@@ -72,10 +76,11 @@ class Torrent:
         self.bytes_have = 0  # verified
         self.bytes_from_peers = 0  # in this session
         self._handle = handle
-        self._all = frozenset(Piece(n) for n in range(layout.pieces))
         self._have: set[Piece] = set()
         self._given: dict[Piece, float] = {}  # handed to libtorrent, its verdict still to come; and when
         self._urgent: Counter[Piece] = Counter()  # readers waiting for each piece
+        self._ranks: dict[Piece, int] = {}  # of those: how many come before it for the reader who wants it first
+        self._preferred: Counter[Piece] = Counter()  # readers who will want each piece
         self._questions: list[_Question] = []
         self._awaits_check = True  # what is said of its pieces before it was checked is out of date
         self._changed = trio.lowlevel.ParkingLot()
@@ -99,7 +104,7 @@ class Torrent:
 
     def missing(self) -> frozenset[Piece]:
         """The pieces that are not here, nor given and on their way through the hash check."""
-        return self._all - self._have - self._given.keys()
+        return frozenset(map(Piece, range(self.layout.pieces))) - self._have - self._given.keys()
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until `condition` holds; it is looked at again whenever anything about the torrent changes.
@@ -123,6 +128,9 @@ class Torrent:
             SwarmError: the torrent was removed.
         """
         while True:
+            if piece in self._urgent:
+                self._ranks[piece] = 0
+                self._hasten(piece)
             await self.until(lambda: piece in self._have)
             found = await self._answer(
                 lambda: self._handle.read_piece(piece),
@@ -146,8 +154,8 @@ class Torrent:
         """A reader waits for `pieces`, in this order and behind as many others; undone by `relax`."""
         for rank, piece in enumerate(pieces, behind):
             self._urgent[piece] += 1
-            if piece not in self._have and not self._is_gone:
-                self._handle.set_piece_deadline(piece, rank * _STEP_MS)
+            self._ranks[piece] = min(rank, self._ranks.get(piece, rank))
+            self._hasten(piece)
         self._wake()
 
     def relax(self, pieces: Iterable[Piece]) -> None:
@@ -155,10 +163,26 @@ class Torrent:
         for piece in pieces:
             self._urgent[piece] -= 1
             if self._urgent[piece] <= 0:
-                del self._urgent[piece]
+                del self._urgent[piece], self._ranks[piece]
                 if piece not in self._have and not self._is_gone:
-                    self._handle.reset_piece_deadline(piece)
+                    self._handle.reset_piece_deadline(piece)  # it is the last of all from here on
+                    self._prioritize([piece])
         self._wake()
+
+    def prefer(self, pieces: Iterable[Piece]) -> None:
+        """A reader will want `pieces`: they come before the rest, but nobody waits for them; undone by `let_be`."""
+        fresh = list(pieces)
+        self._preferred.update(fresh)
+        self._prioritize(fresh)
+
+    def let_be(self, pieces: Iterable[Piece]) -> None:
+        """The reader who would have wanted `pieces` went away."""
+        left = list(pieces)
+        self._preferred.subtract(left)
+        for piece in left:
+            if self._preferred[piece] <= 0:
+                del self._preferred[piece]
+        self._prioritize(left)
 
     async def availability(self) -> tuple[int, ...]:
         """For each piece, how many connected peers have it, now.
@@ -325,6 +349,8 @@ class Torrent:
         Seen where a file was deleted below a torrent that had it open: the piece counted as written, was never hashed,
         and could not be handed in again. Only a check of the files tells what there is.
         """
+        if not self._given:  # as with thousands at rest
+            return
         late_s = trio.current_time() - VERDICT_WITHIN_S
         late = [piece for piece, at_s in self._given.items() if at_s <= late_s]
         if late and self.is_checked and self.failure is None:
@@ -355,8 +381,26 @@ class Torrent:
             self.bytes_have = sum(map(self._bytes_of, have))
             self.is_checked = True
             for piece in self._urgent.keys() - have:  # the check has forgotten them
-                self._handle.set_piece_deadline(piece, 0)
+                self._hasten(piece)
+            self._prioritize(self._preferred)
         self._given = {piece: at_s for piece, at_s in self._given.items() if piece not in have}
+
+    def _hasten(self, piece: Piece) -> None:
+        """Have an urgent piece come in its turn."""
+        if piece not in self._have and not self._is_gone:
+            rank = self._ranks[piece]
+            self._handle.set_piece_deadline(piece, rank * _STEP_MS)
+            if rank:
+                self._handle.piece_priority(piece, _SOON)
+
+    def _prioritize(self, pieces: Iterable[Piece]) -> None:
+        """Have pieces that are not urgent come before the rest, or no sooner."""
+        missing = [piece for piece in pieces if piece not in self._have and piece not in self._urgent]
+        if missing and not self._is_gone:
+            priorities: list[tuple[int, int]] = [
+                (piece, _PREFERRED if piece in self._preferred else _USUAL) for piece in missing
+            ]
+            self._handle.prioritize_pieces(priorities)
 
     def _gain(self, piece: Piece) -> None:
         if piece not in self._have:

@@ -4,7 +4,18 @@ from pathlib import Path
 
 import pytest
 
-from edgeshare.config import NO_PROXY, PROFILES, Config, Endpoint, load, parse, parse_endpoint, proxy_address
+from edgeshare.config import (
+    NO_PROXY,
+    PROFILES,
+    Config,
+    Endpoint,
+    domain_name,
+    lessons_url,
+    load,
+    parse,
+    parse_endpoint,
+    proxy_address,
+)
 from edgeshare.errors import ConfigError
 from edgeshare.hours import ALWAYS, Window
 
@@ -103,6 +114,79 @@ def test_a_line_has_other_limits_by_the_hour() -> None:
     assert (str(evening.between), evening.upload, evening.download) == ("18:00-20:00", None, None)
 
 
+def test_a_school_has_a_second_port_for_lessons_where_others_read() -> None:
+    assert config().shim.lessons_listen is None
+    assert config('profile = "school"').shim.lessons_listen == Endpoint("0.0.0.0", 8471)
+    assert config('profile = "school"\n[shim]\nlessons_listen = "none"').shim.lessons_listen is None
+    alone = 'profile = "school"\n[shim]\nlisten = "127.0.0.1:8470"\n'
+    assert config(alone).shim.lessons_listen is None  # nobody but this machine
+    assert config(f'{alone}lessons_listen = "0.0.0.0:8471"').shim.lessons_listen == Endpoint("0.0.0.0", 8471)
+
+
+def test_lessons_may_have_a_domain_and_a_proxy_before_them() -> None:
+    shim = config('[shim]\nlesson_domain = "Lecons.College.fr"\nlessons_url = "HTTPS://lecons.college.fr:443/"').shim
+    assert (shim.lesson_domain, shim.lessons_url) == ("lecons.college.fr", "https://lecons.college.fr")
+    assert lessons_url("http://x:80") == "http://x"
+    assert lessons_url("http://x:443") == "http://x:443"
+    assert config().shim.outside_links is False
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "lecons",
+        "1.2.3.4",
+        "a.1",
+        "*.lecons.fr",
+        ".lecons.fr",
+        "lecons.fr.",
+        "a_b.fr",
+        "x.localhost",
+        "lecons.fr:80",
+        "é.fr",
+    ],
+)
+def test_what_lessons_cannot_stand_below_is_no_domain(text: str) -> None:
+    with pytest.raises(ValueError, match="is not the name of a domain"):
+        domain_name(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "x",
+        "ftp://x",
+        "https://",
+        "https://x/y",
+        "https://x?y",
+        "https://x#y",
+        "https://u@x",
+        "https://x:0",
+        "https://x:65536",
+    ],
+)
+def test_what_is_more_or_less_than_scheme_name_and_port_is_no_way_to_lessons(text: str) -> None:
+    with pytest.raises(ValueError, match="is not like https://"):
+        lessons_url(text)
+
+
+@pytest.mark.parametrize(
+    ("host", "is_loopback"),
+    [
+        ("127.0.0.1", True),
+        ("127.9.9.9", True),
+        ("::1", True),
+        ("LocalHost", True),
+        ("0.0.0.0", False),
+        ("salle12", False),
+    ],
+)
+def test_an_endpoint_is_for_this_machine_alone_or_not(host: str, is_loopback: bool) -> None:
+    assert Endpoint(host, 1).is_loopback is is_loopback
+
+
 def test_a_proxy_is_the_environments_or_one_of_its_own_or_none() -> None:
     assert config("").origin.proxy is None
     assert config('[origin]\nproxy = "http://user:word@p:3128/"').origin.proxy == "http://user:word@p:3128/"
@@ -157,6 +241,10 @@ def test_every_profile_can_be_read(profile: str) -> None:
         (BASE + '[swarm]\ntrackers = ["lecons:6969"]', ["`swarm.trackers`", "'lecons:6969'"]),
         (BASE + '[swarm]\npeers = ["a"]', ["`swarm.peers`", "'a'", "host:port"]),
         (BASE + '[shim]\nlisten = "8470"', ["`shim.listen`", "'8470'", "127.0.0.1:8470"]),
+        (BASE + '[shim]\nlessons_listen = "8471"', ["`shim.lessons_listen`", "'8471'"]),
+        (BASE + '[shim]\nlessons_listen = "0.0.0.0:8470"', ["`shim.lessons_listen` has the port of `shim.listen`"]),
+        (BASE + '[shim]\nlessons_url = "https://x"', ["`shim.lessons_url` leads nowhere", "lessons_listen"]),
+        (BASE + '[shim]\nlesson_domain = "x"', ["`shim.lesson_domain`", "'x'", "lecons.college-exemple.fr"]),
         (BASE + '[origin]\nproxy = "socks5://p"', ["`origin.proxy`", "http://proxy.example:3128"]),
         (BASE + "[origin]\nproxy = false", ["`origin.proxy`", "http://proxy.example:3128", '"none"']),
         (BASE + 'follow = ["6e"]', ["`follow`", "'6e'", "cned/6e"]),

@@ -28,7 +28,8 @@ from edgeshare.bundle.form import Bundle
 from edgeshare.canonical import unpack
 from edgeshare.catalogue import read_edition
 from edgeshare.errors import LessonError, LibraryError, ManifestError, TrustError
-from edgeshare.httpd import ranges
+from edgeshare.httpd import heads, ranges
+from edgeshare.httpd.messages import Refused
 from edgeshare.manifest import (
     MAX_MANIFEST,
     CatalogueManifest,
@@ -40,6 +41,7 @@ from edgeshare.manifest import (
     structure,
 )
 from edgeshare.publish.folder import DESCRIPTION, read_folder
+from edgeshare.shim import hosts
 from edgeshare.signing import PublicKey
 from edgeshare.swarm.session import info_of, read_info
 from edgeshare.targets import FIELD, lesson_keys, publishers, target_path, vouching
@@ -50,6 +52,7 @@ _VECTORS = _ROOT / "manifests" / "vectors"
 _INDEX: dict[str, Any] = json.loads((_VECTORS / "index.json").read_text(encoding="utf-8"))
 _KEYS = {key.id: key for key in (PublicKey(each["scheme"], bytes.fromhex(each["public"])) for each in _INDEX["keys"])}
 _VOCABULARY = built_in()
+_HERE = ("127.0.0.1", 8470)  # where requests arrive
 
 
 @attrs.frozen
@@ -198,6 +201,33 @@ def _some_headers() -> list[bytes]:
     return [each.encode() for each in [*ranged, '"a"', 'W/"a", "b,c"', "*"]]
 
 
+def _requests(raw: bytes) -> None:
+    """A connection's bytes as the server reads them."""
+    reader = heads.Heads(_HERE)
+    reader.receive(raw)
+    while reader.pending and (asked := reader.next()) is not None:
+        request = asked.request
+        hosts.site_of(request.host, address=_HERE[0], port=_HERE[1], names=hosts.Names())
+        ranges.parse(request.header("range"), 10**9)
+
+
+def _some_requests() -> list[bytes]:
+    lines = [b"GET /film.mp4 HTTP/1.1", b"Host: a-b.localhost:8470", b"Range: bytes=0-1", b"Connection: keep-alive"]
+    more = [b"HEAD /%C3%A9t%C3%A9?q HTTP/1.1", b"host: [::1]:8470", b"X-Other: a", b"Accept-Language: fr, en;q=0.5"]
+    bodies = [
+        b"POST / HTTP/1.1",
+        b"Host: a",
+        b"Content-Length: 3",
+        b"Transfer-Encoding: chunked",
+        b"",
+        b"0",
+        b"",
+        b"GET",
+    ]
+    heads_ = [b"\r\n".join([*each, b"", b""]) for each in (lines, more, bodies, [b"GET / HTTP/1.0", b"Host: a"])]
+    return [*heads_, heads_[0] + heads_[1], b"GET /\r\n\r\n", b"\x16\x03\x01"]
+
+
 PARSERS = {
     "manifest": Parser(_file, (ManifestError, TrustError), lambda: _vectors("*.manifest")),
     "fields": Parser(_fields, (ManifestError,), _signed),
@@ -219,5 +249,6 @@ PARSERS = {
         ],
     ),
     "lesson-toml": Parser(_description, (LessonError,), _descriptions),
+    "request": Parser(_requests, (Refused,), _some_requests),
     "range": Parser(_headers, (), _some_headers),
 }

@@ -3,11 +3,13 @@ from __future__ import annotations
 import io
 import logging
 import math
+import resource
 import socket
 import struct
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -16,7 +18,9 @@ from hypothesis import strategies as st
 from trio.testing import MockClock, lockstep_stream_pair, memory_stream_pair
 
 from edgeshare.errors import ConfigError
+from edgeshare.httpd.rates import Rate
 from edgeshare.httpd.server import (
+    FILES_BESIDES,
     HEAD_BYTES,
     READ_AHEAD_BYTES,
     REFUSALS_AT_ONCE,
@@ -280,7 +284,48 @@ REFUSED = {
     "two kinds of length": (400, b"GET / HTTP/1.1\r\n" + _CHUNKED + b"Content-Length: 0\r\n\r\n0\r\n\r\n"),
     "two kinds of length in a POST": (400, b"POST / HTTP/1.1\r\n" + _CHUNKED + b"Content-Length: 5\r\n\r\n0\r\n\r\n"),
     "two lengths": (400, b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nContent-Length: 1\r\n\r\n"),
-    "a coding that nobody knows": (501, b"GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n"),
+    "two lengths that are equal": (
+        400,
+        b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\nx",
+    ),
+    "a list of lengths": (400, b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 0, 5\r\n\r\nhello"),
+    "a length with a plus": (400, b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: +0\r\n\r\n"),
+    "a negative length": (400, b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n"),
+    "a length in hex": (400, b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 0x0\r\n\r\n"),
+    "a length without end": (400, b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: %b\r\n\r\n" % (b"0" * 5000)),
+    "a coding that nobody knows": (400, b"GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n"),
+    "a coding in capitals": (400, b"GET / HTTP/1.1\r\nHost: a\r\nTRANSFER-ENCODING: CHUNKED\r\n\r\n0\r\n\r\n"),
+    "a coding behind a tab": (400, b"GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding:\tchunked\r\n\r\n0\r\n\r\n"),
+    "a coding behind a vertical tab": (400, b"GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding:\x0bchunked\r\n\r\n"),
+    "a coding in a quoted string": (400, b'GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: "chunked"\r\n\r\n'),
+    "a coding after another": (400, b"GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: identity, chunked\r\n\r\n"),
+    "two codings": (400, b"GET / HTTP/1.1\r\n" + _CHUNKED + b"Transfer-Encoding: x\r\n\r\n0\r\n\r\n"),
+    "a coding with a blank before the colon": (
+        400,
+        b"GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding : chunked\r\n\r\n",
+    ),
+    "a coding on a folded line": (400, b"GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding:\r\n chunked\r\n\r\n"),
+    "a coding in HTTP/1.0": (400, b"GET / HTTP/1.0\r\n" + _CHUNKED + b"\r\n0\r\n\r\n"),
+    "a folded line": (400, b"GET / HTTP/1.1\r\nHost: a\r\nAccept: a\r\n b\r\n\r\n"),
+    "a folded Host": (400, b"GET / HTTP/1.1\r\nHost: a\r\n b\r\n\r\n"),
+    "a first header that is folded": (400, b"GET / HTTP/1.1\r\n Host: a\r\n\r\n"),
+    "bare line feeds": (400, b"GET / HTTP/1.1\nHost: a\n\n"),
+    "a bare line feed between headers": (400, b"GET / HTTP/1.1\r\nHost: a\nAccept: b\r\n\r\n"),
+    "a bare line feed at the end": (400, b"GET / HTTP/1.1\r\nHost: a\r\n\n"),
+    "a bare carriage return": (400, b"GET / HTTP/1.1\r\nHost: a\rAccept: b\r\n\r\n"),
+    "two carriage returns": (400, b"GET / HTTP/1.1\r\nHost: a\r\r\n\r\n"),
+    "a NUL in a header": (400, b"GET / HTTP/1.1\r\nHost: a\r\nAccept: a\0b\r\n\r\n"),
+    "a NUL in Host": (400, b"GET / HTTP/1.1\r\nHost: a\0\r\n\r\n"),
+    "an empty line first": (400, b"\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n"),
+    "a blank first": (400, b" GET / HTTP/1.1\r\nHost: a\r\n\r\n"),
+    "a header without a name": (400, b"GET / HTTP/1.1\r\nHost: a\r\n: b\r\n\r\n"),
+    "a header without a colon": (400, b"GET / HTTP/1.1\r\nHost: a\r\nAccept\r\n\r\n"),
+    "HTTP/0.9": (400, b"GET /\r\n\r\n"),
+    "HTTP/2": (400, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+    "HTTP in small letters": (400, b"GET / http/1.1\r\nHost: a\r\n\r\n"),
+    "a target with a blank": (400, b"GET /a b HTTP/1.1\r\nHost: a\r\n\r\n"),
+    "two blanks after the method": (400, b"GET  / HTTP/1.1\r\nHost: a\r\n\r\n"),
+    "a tab after the method": (400, b"GET\t/ HTTP/1.1\r\nHost: a\r\n\r\n"),
     "no HTTP": (400, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"),
     "a blank before the colon": (400, b"GET / HTTP/1.1\r\nHost : a\r\n\r\n"),
     "a POST": (405, b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx"),
@@ -300,6 +345,14 @@ async def test_a_refused_request_gets_an_empty_answer_and_ends_the_connection(
     assert (answered, body) == (status, b"")
     assert (headers["content-length"], headers["connection"]) == ("0", "close")
     assert headers.get("allow") == ("GET, HEAD" if status == 405 else None)
+
+
+async def test_what_is_pipelined_behind_a_refused_request_is_not_answered(autojump_clock: MockClock) -> None:
+    for status, sent in REFUSED.values():
+        async with serving(hello) as port:
+            answers = await exchange(port, GET + sent + GET + LAST_GET)
+        assert answers.count(b"HTTP/1.1 200 ") == answers.count(b"hello") == 1, sent
+        assert answers.count(b"HTTP/1.1 %d " % status) == 1, sent
 
 
 @pytest.mark.parametrize("parts", [1, 3])
@@ -409,6 +462,29 @@ async def test_a_client_that_takes_nothing_is_given_up(autojump_clock: MockClock
         assert done == [0]
 
 
+async def test_what_is_ready_is_given_at_once_and_the_handler_is_asked_for_the_rest(
+    noting: Handler, seen: list[Request], caplog: pytest.LogCaptureFixture
+) -> None:
+    done: list[str] = []
+
+    def ready(request: Request) -> Response | None:
+        if request.path == "/broken":
+            raise RuntimeError("broken")
+        return Response(200, (), b"ready") if request.path == "/known" else None
+
+    listener = ListenerInMemory()
+    async with trio.open_nursery() as nursery:
+        on_done: OnDone = lambda request, _response, _sent: done.append(request.path)  # noqa: E731 - its type
+        nursery.start_soon(lambda: serve(noting, [listener], at_once=ready, on_done=on_done))
+        targets = (b"/known", b"/other", b"/broken", b"/known")
+        answers = await exchange(listener, b"".join(GET.replace(b"/ ", each + b" ") for each in targets) + LAST_GET)
+        nursery.cancel_scope.cancel()
+    assert [answers.count(body) for body in (b"\r\n\r\nready", b"\r\n\r\n/other", b"HTTP/1.1 500 ")] == [2, 1, 1]
+    assert [request.path for request in seen] == ["/other", "/"]
+    assert done == ["/known", "/other", "/broken", "/known", "/"]
+    assert len(caplog.records) == 1
+
+
 # Handlers that fail
 
 
@@ -474,8 +550,38 @@ async def test_each_address_has_a_limit_of_its_own_on_loopback_too() -> None:
             assert (await rest(second)).startswith(b"HTTP/1.1 503 ")
 
 
+async def test_a_client_that_asks_too_fast_is_429_and_may_ask_again_later(
+    noting: Handler, seen: list[Request], autojump_clock: MockClock
+) -> None:
+    limits = Limits(requests_per_client=Rate(at_once=2, per_s=0.5))
+    async with serving(noting, limits=limits) as port:
+        assert (await exchange(port, GET + LAST_GET)).count(b"HTTP/1.1 200 ") == 2
+        status, headers, body = split(await exchange(port, GET + GET))
+        assert (status, headers["connection"], headers["retry-after"]) == (429, "close", "2")
+        assert body
+        assert len(seen) == 2
+        await trio.sleep(2)
+        assert split(await exchange(port, LAST_GET))[0] == 200
+
+
+async def test_where_few_files_may_be_open_there_are_fewer_connections(caplog: pytest.LogCaptureFixture) -> None:
+    before, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (500, most))
+        async with serving(hello, limits=Limits(connections=10)) as port:
+            assert split(await exchange(port, LAST_GET))[0] == 200
+            assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == FILES_BESIDES + 20
+        assert not caplog.records
+        async with serving(hello, limits=Limits(connections=most)) as port:
+            assert split(await exchange(port, LAST_GET))[0] == 200
+            assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == most
+        assert f"only {(most - FILES_BESIDES) // 2} connections" in caplog.text
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before, most))
+
+
 @pytest.mark.parametrize("limits", [{"connections": 0}, {"connections_per_client": 0}, {"head_timeout_s": 0.0}])
-def test_limits_leave_room_for_one(limits: dict[str, int]) -> None:
+def test_limits_leave_room_for_one(limits: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must be"):
         Limits(**limits)
 
@@ -768,6 +874,36 @@ async def test_a_file_is_closed_when_the_client_takes_nothing(long_film: Path) -
             await rest(client)
     assert 0 < cinema.done[0] < 64 << 20
     assert cinema.file.closed
+
+
+async def test_a_client_that_takes_a_file_slowly_but_steadily_gets_all_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "film.mp4"
+    path.write_bytes(FILM + FILM)
+    cinema = Cinema(path)
+    async with (
+        serving_on_loopback(cinema.show, limits=Limits(write_timeout_s=0.6), on_done=cinema.on_done) as port,
+        await trio.open_tcp_stream("127.0.0.1", port) as client,
+    ):
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        await client.send_all(LAST_GET)
+        received = bytearray()
+        while part := await client.receive_some(400_000):
+            received += part
+            if len(received) < 8_000_000:
+                await trio.sleep(0.02)  # twenty pauses or more, longer together than the client may take nothing
+    assert bytes(received).endswith(FILM + FILM)
+    assert cinema.done == [2 * len(FILM)]
+
+
+async def test_a_short_file_that_has_shrunk_breaks_the_connection(film: Path) -> None:
+    cinema = Cinema(film, 0, len(FILM) + 1)
+    short = Cinema(film, len(FILM) - 10, 11)
+    for each in (cinema, short):
+        async with serving_on_loopback(each.show, on_done=each.on_done) as port:
+            with pytest.raises(trio.BrokenResourceError):
+                await whole_answer(port, GET + GET)
+        assert each.done == [each.count - 1]
+        assert each.file.closed
 
 
 async def test_a_file_that_has_shrunk_breaks_the_connection_and_is_never_padded(film: Path) -> None:

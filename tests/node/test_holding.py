@@ -445,6 +445,49 @@ async def test_a_closed_stream_takes_its_wishes_back_and_leaves_those_of_others(
         assert torrent.urgent == frozenset()
 
 
+async def test_a_film_has_what_comes_next_before_the_rest_and_a_reader_who_seeks_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgeshare.holding.PREFERRED_BYTES", 4 * PIECE)
+    lesson = content({"a": noise(40 * PIECE)})
+    origin = Origin(lesson)
+    origin.most = 0
+    (entry,) = lesson.layout.files
+    with trio.fail_after(30):
+        async with parts(tmp_path, origin) as mine, holding(mine, lesson) as held:
+            await held.until(lambda: held.torrent is not None)
+            torrent = held.torrent
+            assert torrent
+            await torrent.until(lambda: torrent.is_checked)
+            for start in (20, 2):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(streamed, held, entry, start * PIECE, 40 * PIECE)
+                    await torrent.until(lambda first=start: first in torrent.urgent)  # type: ignore[misc]
+                    await trio.testing.wait_all_tasks_blocked()
+                    wanted = [7] + [6] * 8 + [5] * 4
+                    assert torrent._handle.get_piece_priorities() == (
+                        [4] * start + wanted + [4] * (40 - start - len(wanted))
+                    )
+                    nursery.cancel_scope.cancel()
+            assert torrent._handle.get_piece_priorities() == [4] * 40
+
+
+async def test_a_seek_to_what_is_here_asks_nobody_for_anything(tmp_path: Path) -> None:
+    origin = Origin(HALVES)
+    origin.most = HALF
+    with trio.fail_after(30):
+        async with parts(tmp_path, origin) as mine, holding(mine, HALVES) as held:
+            await half(held)
+            torrent = held.torrent
+            assert torrent
+            (entry,) = [each for each in HALVES.layout.files if torrent.has(Piece(HALVES.layout.pieces_of(each).start))]
+            priorities = torrent._handle.get_piece_priorities()
+            async with aclosing(held.stream(entry, PIECE, HALF)) as portions:
+                async for _ in portions:
+                    assert torrent._handle.get_piece_priorities() == priorities
+            assert "reader_waits" not in held.origin_bytes
+
+
 @pytest.mark.whole
 async def test_a_reader_gets_bytes_from_the_middle_long_before_the_lesson_is_here(tmp_path: Path) -> None:
     lesson = content({"a": noise(200 * PIECE)})

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -384,3 +384,36 @@ async def test_what_the_index_tells_wrongly_is_waited_for_anew(tmp_path: Path) -
             await node.until(State.COMPLETE)
             assert await node.text() == OLD["index.html"]
             assert origin.sent - before < good.size + vouched.manifest.size + 1
+
+
+async def test_a_complete_lesson_is_given_at_once_until_it_is_withdrawn(tmp_path: Path) -> None:
+    origin = Origin()
+    desk = Desk(origin)
+    thing = content(OLD)
+    lesson = desk.publish(thing)
+    with trio.fail_after(30):
+        async with keeping(tmp_path / "node", origin) as node:
+            keeper = node.keeper
+            assert keeper.complete(FRACTIONS) is None
+            await keeper.admit(desk.edition(lesson))
+            assert keeper.complete(FRACTIONS) is None  # it is on its way
+            await node.until(State.COMPLETE)
+            while (opened := keeper.complete(FRACTIONS)) is None:
+                await keeper.change()
+            assert (opened.etag, opened.file("index.html") is None) == (thing.info_hash.hex(), False)
+            assert keeper.roll.used[FRACTIONS] == node.now().date()
+            await keeper.admit(desk.edition(number=2, gone=("fractions",)))
+            assert keeper.complete(FRACTIONS) is None
+
+
+async def test_a_lesson_with_an_end_is_not_given_at_once_as_the_clock_has_a_word_in_it(tmp_path: Path) -> None:
+    origin = Origin()
+    desk = Desk(origin)
+    lesson = desk.publish(content(OLD), expires=NOW + timedelta(days=1))
+    with trio.fail_after(30):
+        async with keeping(tmp_path / "node", origin) as node:
+            await node.keeper.admit(desk.edition(lesson))
+            await node.until(State.COMPLETE)
+            while node.keeper.roll.served.get(FRACTIONS) is None:
+                await node.keeper.change()
+            assert node.keeper.complete(FRACTIONS) is None

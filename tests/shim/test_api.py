@@ -11,13 +11,25 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from edgeshare.httpd.messages import Response, StreamBody
 from edgeshare.manifest import LessonId
-from edgeshare.view import State
+from edgeshare.view import Obstacle, State
 from tests.shim.conftest import bytes_of, manifest
 
 if TYPE_CHECKING:
     from tests.shim.conftest import Browser, NodeInMemory
 
-PROGRESS = {"id", "state", "bytes_have", "size"}
+PROGRESS = {
+    "id",
+    "state",
+    "bytes_have",
+    "size",
+    "version",
+    "obstacle",
+    "reason",
+    "next_version",
+    "offered",
+    "origin_bytes",
+    "peer_bytes",
+}
 
 
 async def told(browser: Browser, target: str, **more: Any) -> Any:
@@ -35,7 +47,7 @@ async def events(browser: Browser, query: str = "") -> AsyncIterator[AsyncIterat
     assert response.body.size is None
     async with response.body.chunks as chunks:
         iterator = aiter(chunks)
-        assert await anext(iterator) == b"retry: 3000\n\n"
+        assert await anext(iterator) == b"retry: 1500\n\n"
         yield iterator
 
 
@@ -122,12 +134,29 @@ async def test_a_page_is_told_what_changes(browser: Browser, node: NodeInMemory)
     async with events(browser) as heard:
         await anext(heard)
         node.alter("sciences-6e-eau", bytes_have=9_000)
-        news = lessons_in(await anext(heard))
-        assert news == {
-            "sciences-6e-eau": {"id": "sciences-6e-eau", "state": "fetching", "bytes_have": 9_000, "size": 10_000}
-        }
+        (news,) = lessons_in(await anext(heard)).values()
+        assert [news[name] for name in ("id", "state", "bytes_have")] == ["sciences-6e-eau", "fetching", 9_000]
         node.alter("sciences-6e-eau", state=State.WITHDRAWN)
         assert lessons_in(await anext(heard))["sciences-6e-eau"]["state"] == "withdrawn"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"obstacle": Obstacle.NOBODY, "reason": "nobody has it"}, {"obstacle": "nobody", "reason": "nobody has it"}),
+        ({"origin_bytes": {"alone": 3, "earlier": 4}, "peer_bytes": 5}, {"origin_bytes": 7, "peer_bytes": 5}),
+        ({"next_version": 2}, {"next_version": 2}),
+        ({"is_offered": False}, {"offered": False}),
+    ],
+)
+async def test_a_page_is_told_what_a_lesson_waits_for_and_where_it_comes_from(
+    browser: Browser, node: NodeInMemory, change: dict[str, Any], told: dict[str, Any]
+) -> None:
+    async with events(browser, "?lessons=sciences-6e-eau") as heard:
+        await anext(heard)
+        node.alter("sciences-6e-eau", **change)
+        news = lessons_in(await anext(heard))["sciences-6e-eau"]
+    assert {name: news[name] for name in told} == told
 
 
 async def test_a_page_is_told_of_the_lessons_that_it_names(browser: Browser, node: NodeInMemory) -> None:

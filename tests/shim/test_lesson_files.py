@@ -9,13 +9,17 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from edgeshare.config import ShimConfig
 from edgeshare.httpd.messages import FileBody, Response, StreamBody
 from edgeshare.library.eviction import Space
 from edgeshare.manifest import InfoHash, LessonId
+from edgeshare.shim.routes import shim
 from edgeshare.view import State
+from edgeshare.vocabulary import built_in
+from tests.shim.conftest import Browser
 
 if TYPE_CHECKING:
-    from tests.shim.conftest import Browser, NodeInMemory
+    from tests.shim.conftest import NodeInMemory
 
 FRACTIONS = "maths-6e-fractions.localhost:8470"
 EAU = "sciences-6e-eau.localhost:8470"
@@ -161,7 +165,7 @@ async def test_a_lesson_that_does_not_come_is_503_and_tells_its_reader(
     assert header(response, "retry-after") == "5"
     assert isinstance(response.body, bytes)
     page = response.body.decode()
-    assert '<meta http-equiv="refresh" content="5">' in page
+    assert 'data-after="5"' in page  # it tries again by itself
     assert "La leçon est en route" in page
     assert "40\u00a0%" in page
     assert (node.streams, node.reads.total()) == (0, 0)
@@ -330,30 +334,93 @@ async def test_the_query_survives_the_redirect_to_the_start_file(browser: Browse
     assert header(bare, "location") == "/lessons/maths-6e-fractions/index.html"
 
 
-POLICY = (
-    "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; "
-    "frame-ancestors 'self' http://localhost:8470; form-action 'self'"
-)
+def policy(own: str) -> str:
+    return f"default-src {own} 'unsafe-inline' 'unsafe-eval' data: blob:; base-uri {own}; form-action {own}"
+
+
+CONFINED = {
+    "connection-allowlist": '(response-origin "http://localhost:8470/*")',
+    "x-dns-prefetch-control": "off",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+}
 
 
 async def test_at_its_own_origin_a_lesson_is_kept_from_the_world_only(browser: Browser, bytes_of: BytesOf) -> None:
     response = await browser.get("/index.html", host=FRACTIONS)
-    assert header(response, "content-security-policy") == POLICY
-    assert header(response, "cross-origin-resource-policy") == "same-origin"
-    assert header(response, "referrer-policy") == "no-referrer"
-    assert header(response, "x-content-type-options") == "nosniff"
+    headers = dict(response.headers)
+    own = policy("'self'")
+    assert headers["content-security-policy"] == f"{own}; frame-ancestors 'self' http://localhost:8470"
+    assert headers["cross-origin-resource-policy"] == headers["cross-origin-opener-policy"] == "same-origin"
+    assert headers["origin-agent-cluster"] == "?1"
+    assert headers.items() >= CONFINED.items()
     await bytes_of(response)
 
 
-@pytest.mark.parametrize("host", ["localhost:8470", "127.0.0.1:8470"])
+@pytest.mark.parametrize("host", ["localhost:8470", "127.0.0.1:8470", "LOCALHOST:8470"])
 async def test_under_our_own_address_a_lesson_is_in_a_sandbox(browser: Browser, bytes_of: BytesOf, host: str) -> None:
     for target in ("/index.html", "/film.mp4", ""):
         response = await browser.get(f"/lessons/maths-6e-fractions{target}", host=host)
-        policy = header(response, "content-security-policy")
-        assert policy == f"{POLICY}; sandbox allow-scripts allow-forms allow-popups"
-        assert header(response, "cross-origin-resource-policy") is None  # or its own pictures would be refused to it
-        assert header(response, "x-content-type-options") == "nosniff"
+        headers = dict(response.headers)
+        own = policy(f"{host.lower()}/lessons/maths-6e-fractions/")  # not `self`, which all lessons are there
+        sandbox = "sandbox allow-scripts allow-forms allow-popups allow-downloads allow-modals"
+        assert headers["content-security-policy"] == f"{own}; frame-ancestors 'self'; {sandbox}"
+        assert "cross-origin-resource-policy" not in headers  # or its own pictures would be refused to it
+        assert headers.items() >= CONFINED.items()
         await bytes_of(response)
+
+
+async def test_at_an_address_that_csp_cannot_say_a_sandbox_is_as_narrow_as_it_can(browser: Browser) -> None:
+    response = await browser.get("/lessons/maths-6e-fractions/", host="[::1]:8470", local=("::1", 8470))
+    assert (header(response, "content-security-policy") or "").startswith(policy("'self'"))
+
+
+async def test_what_a_lesson_opens_of_its_own_origin_is_as_confined_as_itself(browser: Browser) -> None:
+    for target, status in (("/nothing.html", 404), ("/favicon.ico", 200), ("/", 302)):
+        response = await browser.get(target, host=FRACTIONS, accept="text/html", sec_fetch_mode="navigate")
+        headers = dict(response.headers)
+        assert (response.status, headers["connection-allowlist"]) == (status, CONFINED["connection-allowlist"])
+        assert "camera=()" in headers["permissions-policy"]
+        assert headers["content-security-policy"]
+    refused = await browser.get("/", host=FRACTIONS, sec_fetch_site="cross-site", sec_fetch_mode="cors")
+    assert header(refused, "content-security-policy") == "default-src 'none'; sandbox"
+
+
+@pytest.mark.parametrize("by_path", [False, True])
+async def test_a_lesson_is_given_no_power_over_people_devices_or_networks(browser: Browser, by_path: bool) -> None:
+    target = "/lessons/maths-6e-fractions/" if by_path else "/"
+    response = await browser.get(target, host="localhost:8470" if by_path else FRACTIONS)
+    powers = header(response, "permissions-policy") or ""
+    refused = set(powers.replace("=()", "").split(", "))
+    assert refused >= {"camera", "microphone", "geolocation", "usb", "serial", "hid", "midi", "display-capture"}
+    assert refused.isdisjoint({"fullscreen", "autoplay", "picture-in-picture"})
+
+
+async def test_where_the_config_lets_lessons_lead_outside_they_may(node: NodeInMemory, bytes_of: BytesOf) -> None:
+    browser = Browser(shim(node, ShimConfig(outside_links=True), built_in(), hostname="salle12"))
+    for target, host in (("/index.html", FRACTIONS), ("/lessons/maths-6e-fractions/index.html", "localhost:8470")):
+        response = await browser.get(target, host=host)
+        assert header(response, "connection-allowlist") is None
+        assert (header(response, "content-security-policy") or "").startswith("default-src ")
+        await bytes_of(response)
+
+
+@pytest.mark.parametrize(
+    ("target", "host"), [("/film.mp4", FRACTIONS), ("/lessons/maths-6e-fractions/film.mp4", "localhost:8470")]
+)
+async def test_no_worker_of_a_lesson_answers_in_the_nodes_place(browser: Browser, target: str, host: str) -> None:
+    asked: dict[str, Any] = {"service_worker": "script", "sec_fetch_mode": "same-origin"}
+    response = await browser.get(target, host=host, **asked)
+    assert (response.status, response.body) == (403, b"")
+
+
+async def test_what_a_withdrawn_lesson_has_kept_in_the_browser_is_forgotten(browser: Browser) -> None:
+    response = await browser.get("/", host="histoire-6e-erreur.localhost:8470")
+    assert (response.status, header(response, "clear-site-data")) == (410, '"storage"')
+    ours = await browser.get("/lessons/histoire-6e-erreur/")  # at our own origin, which holds nothing of a lesson's
+    assert (ours.status, header(ours, "clear-site-data")) == (410, None)
+    missing = await browser.get("/nothing.html", host=FRACTIONS)
+    assert (missing.status, header(missing, "clear-site-data")) == (404, None)
 
 
 async def test_a_stranger_sets_off_no_download(browser: Browser, node: NodeInMemory) -> None:
@@ -371,10 +438,11 @@ async def test_a_sandboxed_page_gets_its_own_pictures(browser: Browser, bytes_of
 
 
 async def test_a_strangers_script_reads_no_lesson(browser: Browser) -> None:
-    asked: dict[str, Any] = {"sec_fetch_site": "cross-site", "sec_fetch_mode": "cors"}
-    for host, target in ((FRACTIONS, "/index.html"), ("localhost:8470", "/lessons/maths-6e-fractions/index.html")):
-        response = await browser.get(target, host=host, **asked)
-        assert (response.status, response.body) == (403, b"")
+    for site in ("cross-site", "same-site"):  # as other lessons are, below a domain on the LAN
+        asked: dict[str, Any] = {"sec_fetch_site": site, "sec_fetch_mode": "cors"}
+        for host, target in ((FRACTIONS, "/index.html"), ("localhost:8470", "/lessons/maths-6e-fractions/index.html")):
+            response = await browser.get(target, host=host, **asked)
+            assert (response.status, response.body) == (403, b"")
 
 
 async def test_a_link_from_another_site_opens_a_lesson(browser: Browser, bytes_of: BytesOf) -> None:

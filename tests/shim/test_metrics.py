@@ -94,6 +94,15 @@ async def test_the_limits_of_the_line_are_told(browser: Browser, node: NodeInMem
     assert of(found, "edgeshare_outside_bytes_total") == 7
 
 
+async def test_what_readers_got_is_told_by_source_and_how_many_are_there(browser: Browser, node: NodeInMemory) -> None:
+    node.more = {"served_bytes": {"library": 2**40, "swarm": 0, "pages": 9}, "readers": 21}
+    found = await told(browser)
+    assert of(found, "edgeshare_served_bytes_total", source="library") == 2**40
+    assert of(found, "edgeshare_served_bytes_total", source="swarm") == 0
+    assert of(found, "edgeshare_served_bytes_total", source="pages") == 9
+    assert of(found, "edgeshare_readers") == 21
+
+
 async def test_every_reason_to_refuse_metadata_has_its_count(browser: Browser, node: NodeInMemory) -> None:
     node.refusals = (RefusalNote(at=NOW, refusal=Refusal.OLDER, what="timestamp.json of http://a/ is refused"),)
     found = await told(browser)

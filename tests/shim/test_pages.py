@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from html.parser import HTMLParser
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -10,14 +10,26 @@ import attrs
 import pytest
 
 from edgeshare.admission import KEY_REVOKED
+from edgeshare.config import Endpoint, ShimConfig
 from edgeshare.freshness import Clock, Freshness
+from edgeshare.hours import Opening
+from edgeshare.layout import FileEntry, Piece
 from edgeshare.library.room import Disk
+from edgeshare.limits import Limits
 from edgeshare.manifest import LessonId
-from edgeshare.shim.shelves import MOST_SHOWN
-from edgeshare.view import Need, Obstacle, State
+from edgeshare.refusals import Refusal, RefusalNote
+from edgeshare.shim.guards import source_of
+from edgeshare.shim.language import Language
+from edgeshare.shim.pages import Pages, Reader
+from edgeshare.shim.routes import shim
+from edgeshare.shim.shelves import FIRST_SHOWN, MOST_SHOWN
+from edgeshare.shim.statement import Statement
+from edgeshare.view import MirrorView, Need, Obstacle, State
+from edgeshare.vocabulary import built_in
+from tests.shim.conftest import Browser
 
 if TYPE_CHECKING:
-    from tests.shim.conftest import Browser, NodeInMemory
+    from tests.shim.conftest import NodeInMemory
 
 FRACTIONS = LessonId("maths-6e-fractions")
 NOW = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)  # the shim's, too
@@ -25,7 +37,15 @@ OWN_POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
-ALL_PAGES = ["/", "/?level=6e&q=eau", "/?role=teacher", "/l/maths-6e-fractions", "/accessibilite", "/nothing"]
+ALL_PAGES = [
+    "/",
+    "/?level=6e&q=eau",
+    "/?role=teacher",
+    "/l/maths-6e-fractions",
+    "/accessibilite",
+    "/ecole",
+    "/nothing",
+]
 
 
 class Tags(HTMLParser):
@@ -123,7 +143,52 @@ async def test_100_percent_means_all(browser: Browser, node: NodeInMemory) -> No
 async def test_sizes_are_written_as_the_reader_writes_them(browser: Browser) -> None:
     assert "12,4 Mo" in await browser.page("/l/maths-6e-fractions")
     assert "12.4 MB" in await browser.page("/l/maths-6e-fractions", accept_language="en")
-    assert "10 Mo reçus d’autres écoles ou foyers, 2,4 Mo de l’éditeur" in await browser.page("/l/maths-6e-fractions")
+
+
+@pytest.mark.parametrize(
+    ("peers", "origin", "french", "english"),
+    [
+        (920, 80, "foyers : 92 %, du serveur de l’éditeur : 8 %", "homes: 92%, from the publisher's server: 8%"),
+        (2, 1, "foyers : 67 %, du serveur de l’éditeur : 33 %", "homes: 67%, from the publisher's server: 33%"),
+        (10**9, 1, "foyers : 99 %, du serveur de l’éditeur : 1 %", "homes: 99%, from the publisher's server: 1%"),
+        (1, 10**9, "foyers : 1 %, du serveur de l’éditeur : 99 %", "homes: 1%, from the publisher's server: 99%"),
+        (0, 5, "foyers : 0 %, du serveur de l’éditeur : 100 %", "homes: 0%, from the publisher's server: 100%"),
+        (0, 0, "rien n’est encore arrivé", "nothing has come yet"),
+    ],
+)
+async def test_a_lessons_page_says_where_its_bytes_came_from(
+    browser: Browser, node: NodeInMemory, peers: int, origin: int, french: str, english: str
+) -> None:
+    node.alter(FRACTIONS, peer_bytes=peers, origin_bytes={"alone": origin})
+    assert french in await browser.page("/l/maths-6e-fractions")
+    assert english in await browser.page("/l/maths-6e-fractions", accept_language="en")
+
+
+async def test_a_lesson_that_came_by_no_network_says_so(browser: Browser, node: NodeInMemory) -> None:
+    node.alter(FRACTIONS, peer_bytes=0, origin_bytes={}, is_brought=True)
+    assert "apportée sans le réseau, par une clé USB par exemple" in await browser.page("/l/maths-6e-fractions")
+
+
+async def test_an_activity_that_keeps_answers_says_where_it_cannot(node: NodeInMemory) -> None:
+    pages = Pages(built_in(), lambda name: f"/static/{name}", "")
+    view = node.views[FRACTIONS]
+    words = "This activity cannot keep answers or scores here"
+    elsewhere = Reader(language="en", port=8470, is_home=False)
+    own_origin = attrs.evolve(elsewhere, lessons_at="http://{lesson}.lecons.college.example.fr:8470/")
+    h5p = attrs.evolve(view, table=(FileEntry(path="h5p.json", size=1, root=bytes(32), first=Piece(0), index=0),))
+    assert words in pages.lesson(elsewhere, h5p).decode()
+    for reader, lesson in ((elsewhere, view), (own_origin, h5p), (attrs.evolve(elsewhere, is_home=True), h5p)):
+        assert words not in pages.lesson(reader, lesson).decode()
+    assert "http://maths-6e-fractions.lecons.college.example.fr:8470/" in pages.lesson(own_origin, view).decode()
+
+
+async def test_what_the_node_says_in_its_own_words_is_marked_as_english(browser: Browser) -> None:
+    french, english = (
+        await browser.page("/l/emc-6e-droits"),
+        await browser.page("/l/emc-6e-droits", accept_language="en"),
+    )
+    assert 'lang="en">no room on the disk<' in french
+    assert 'class="reason">no room on the disk<' in english
 
 
 async def test_a_title_in_another_language_says_so(browser: Browser) -> None:
@@ -285,6 +350,33 @@ async def test_what_is_needed_today_stands_first(browser: Browser, node: NodeInM
     assert "Aujourd’hui" not in await browser.page("/?level=6e")
 
 
+@pytest.mark.parametrize(
+    ("when", "day", "words"),
+    [
+        ("today", NOW, "3 autres leçons pour aujourd’hui"),
+        ("week", NOW + timedelta(days=1), "3 autres leçons pour cette"),
+    ],
+)
+async def test_of_hundreds_for_today_a_dozen_stand_first_and_a_link_leads_to_the_others(
+    browser: Browser, node: NodeInMemory, when: str, day: datetime, words: str
+) -> None:
+    known = node.views[FRACTIONS].manifest
+    for n in range(FIRST_SHOWN + 3):
+        needed_at = day + timedelta(minutes=n)
+        node.add(attrs.evolve(known, id=LessonId(f"x{n}"), title=f"Leçon {n}", needed_at=needed_at), State.LISTED)
+        if n == FIRST_SHOWN - 1:
+            assert f"when={when}" not in await browser.page("/")
+    page = await browser.page("/")
+    first = page.split('id="level-1"')[0]
+    assert re.findall(r'data-lesson="(x\d+)"', first) == [f"x{n}" for n in range(FIRST_SHOWN)]
+    assert words in first
+    assert f'href="/?when={when}"' in first
+    others = await browser.page(f"/?when={when}")
+    assert sorted(re.findall(r'data-lesson="(\w+)"', others)) == sorted(f"x{n}" for n in range(FIRST_SHOWN + 3))
+    assert f'name="when" value="{when}"' in others  # a search goes on among them
+    assert "Afficher toutes les leçons" in others
+
+
 async def test_a_page_shows_so_many_lessons_and_says_how_many_there_are(browser: Browser, node: NodeInMemory) -> None:
     known = node.views[FRACTIONS]
     node.views.clear()
@@ -350,3 +442,178 @@ async def test_an_error_page_brings_its_own_style(browser: Browser) -> None:
     assert not tags.of("script")
     assert "'sha256-" in dict(response.headers)["content-security-policy"]
     assert {"href": "http://localhost:8470/"} in tags.of("a")
+
+
+async def test_a_page_that_waits_asks_again_by_a_script_that_the_policy_names(
+    browser: Browser, node: NodeInMemory
+) -> None:
+    node.alter("emc-6e-droits", state=State.FAILED)
+    response = await browser.get("/lessons/emc-6e-droits/index.html", accept="text/html")
+    assert isinstance(response.body, bytes)
+    page = response.body.decode()
+    assert response.status == 503
+    (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    policy = dict(response.headers)["content-security-policy"]
+    assert f"script-src-elem {source_of(script)};" in policy
+    assert 'id="again" data-after="60" hidden>' in page
+    assert "http-equiv" not in page  # nothing reloads by the clock (RGAA 13.1)
+    assert {"class": "button", "href": ""} in Tags(page).of("a")  # without a script, too
+
+
+# The dashboard
+
+
+def value(page: str, place: str) -> int:
+    """What stands in the element with this id, as a number for machines."""
+    found = re.search(rf'id="{place}"[^>]*><data value="(\d+)">', page)
+    assert found, place
+    return int(found[1])
+
+
+async def test_the_dashboard_has_the_nodes_figures(browser: Browser, node: NodeInMemory) -> None:
+    node.more = {
+        "started": NOW,
+        "served_bytes": {"library": 900, "swarm": 90, "pages": 9},
+        "served_this_month": 1_000_000_000,
+        "outside_bytes": 90_000_000,
+        "readers": 7,
+        "pinned_bytes": 3 * 10**9,
+        "opening": Opening(NOW + timedelta(hours=12), NOW + timedelta(hours=22)),
+    }
+    page = await browser.page("/ecole")
+    found = {place: value(page, place) for place in ("served", "served-library", "served-swarm", "connections")}
+    assert found == {"served": 999, "served-library": 900, "served-swarm": 90, "connections": 7}
+    assert (value(page, "served-month"), value(page, "outside-month")) == (10**9, 90_000_000)
+    for words in ("Économisé : au moins 91 %", "3 Go", "1,1 Go</data> sur 21,5 Go (5 %)", "Prochain téléchargement"):
+        assert words in page
+    page = await browser.page("/ecole", accept_language="en")
+    for words in ("Saved: at least 91%", "Lessons are fetched ahead next from", "edition 4 of"):
+        assert words in page
+
+
+@pytest.mark.parametrize(
+    ("served", "words"),
+    [(6, "rien n’est encore économisé"), (7, "rien n’est encore économisé"), (0, "Personne n’a lu de leçon")],
+)
+async def test_the_dashboard_claims_no_saving_where_there_is_none(
+    browser: Browser, node: NodeInMemory, served: int, words: str
+) -> None:
+    node.more = {"served_this_month": served, "outside_bytes": 7}
+    page = await browser.page("/ecole")
+    assert words in page
+    assert "Économisé" not in page
+
+
+async def test_the_lights_say_in_words_what_is_wrong(browser: Browser, node: NodeInMemory) -> None:
+    def lights(page: str) -> dict[str, str]:
+        return dict(re.findall(r'data-sign="(\w+)" data-light="(\w+)"', page))
+
+    assert set(lights(await browser.page("/ecole")).values()) == {"good"}
+    node.trouble, node.freshness = "no origin answers", Freshness(is_fresh=False, expires=NOW, clock=Clock.AHEAD)
+    node.disk = Disk(free=1, keep_free=2, is_short=True)
+    node.limits = Limits(reason="the config says that the line is metered")
+    node.mirrors = (
+        MirrorView(name="https://a.example/", is_aside=True, until=NOW, reason="it answers 500"),
+        MirrorView(name="https://b.example/", is_aside=False),
+    )
+    page = await browser.page("/ecole")
+    assert lights(page) == {
+        "origin": "heed",
+        "mirror": "good",
+        "trust": "bad",
+        "clock": "bad",
+        "disk": "bad",
+        "line": "heed",
+    }
+    assert page.count("À traiter :") == 3
+    assert "Son miroir https://a.example/ est laissé de côté" in page
+    assert '<span class="reason" lang="en">it answers 500</span>' in page
+
+
+async def test_the_dashboard_counts_what_was_refused(browser: Browser, node: NodeInMemory) -> None:
+    assert "Rien." in await browser.page("/ecole")
+    what = "timestamp.json of http://a/ is refused"
+    node.refusals = (RefusalNote(at=NOW, refusal=Refusal.OLDER, what=what),) * 7
+    page = await browser.page("/ecole")
+    assert "7 fois" in page
+    assert page.count(what) == 5
+
+
+@pytest.mark.parametrize("host", ["salle12:8470", "192.168.1.2:8470", "localhost:8470"])
+async def test_the_lan_gets_no_dashboard_and_no_link_to_it(node: NodeInMemory, host: str) -> None:
+    listen = Endpoint("0.0.0.0", 8470)
+    lan: dict[str, Any] = {"host": host, "local": ("192.168.1.2", 8470), "accept": "text/html"}
+    closed = Browser(shim(node, ShimConfig(listen=listen), built_in(), hostname="salle12", now=lambda: NOW))
+    response = await closed.get("/ecole", **lan)
+    assert response.status == 403
+    assert isinstance(response.body, bytes)
+    assert "réservée à la machine elle-même" in response.body.decode()
+    assert "/ecole" not in await closed.page("/", **lan)
+    config = ShimConfig(listen=listen, metrics_on_lan=True)
+    opened = Browser(shim(node, config, built_in(), hostname="salle12", now=lambda: NOW))
+    assert "Tableau de bord</h1>" in await opened.page("/ecole", **lan)
+    assert 'href="/ecole"' in await opened.page("/", **lan)
+
+
+# The declaration of accessibility
+
+
+def declared(statement: Statement, *, language: Language = "fr") -> str:
+    pages = Pages(built_in(), lambda name: f"/static/{name}", "", statement)
+    page = pages.accessibility(Reader(language=language, port=8470, is_home=True)).decode()
+    return page.replace("\u00a0", " ").replace("\u202f", " ")
+
+
+@pytest.mark.parametrize(
+    ("statement", "words"),
+    [
+        (Statement(), "non conforme"),
+        (Statement(share=100), "non conforme"),
+        (Statement(audit="Untel"), "non conforme"),
+        (Statement(audit="Untel", share=49), "non conforme"),
+        (Statement(audit="Untel", share=50), "partiellement conforme"),
+        (Statement(audit="Untel", share=100), "totalement conforme"),
+    ],
+)
+async def test_without_an_audit_no_page_claims_more_than_non_compliance(statement: Statement, words: str) -> None:
+    found = set(re.findall("Accessibilité : ([a-z ]+)", declared(statement)))
+    assert found == {words}
+
+
+async def test_the_declaration_has_what_the_body_filled_in() -> None:
+    page = declared(
+        Statement(
+            body="Collège <Moulin>",
+            contact="acces@college.example.fr",
+            established=date(2027, 1, 15),
+            plan="https://college.example.fr/plan",
+            audit="Cabinet Untel",
+            share=71,
+            not_accessible=("Deux vidéos",),
+            exempt=("Les cartes",),
+        )
+    )
+    Tags(page)
+    for words in (
+        "Collège &lt;Moulin&gt;",
+        '<a href="mailto:acces@college.example.fr">',
+        "établie le vendredi 15 janvier 2027",
+        '<a href="https://college.example.fr/plan">',
+        "71 % des critères",
+        "Deux vidéos",
+        "Les cartes",
+    ):
+        assert words in page
+    page = declared(Statement(plan="javascript:alert(1)", contact="le secrétariat", body="Le collège"), language="en")
+    assert 'href="javascript' not in page
+    assert "mailto" not in page
+    assert '<span lang="fr">Le collège</span> undertakes' in page
+
+
+@pytest.mark.parametrize("part", ["État de conformité", "Résultats des tests", "Contenus non accessibles"])
+@pytest.mark.parametrize(
+    "more", ["Établissement de cette déclaration", "Retour d’information et contact", "Voies de recours"]
+)
+async def test_the_declaration_keeps_to_the_models_headings(part: str, more: str) -> None:
+    page = declared(Statement())
+    assert page.index(f">{part}<") < page.index(f">{more}<")

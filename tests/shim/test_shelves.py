@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from edgeshare.manifest import InfoHash, LessonId, LessonManifest
 from edgeshare.shim.register import Register
-from edgeshare.shim.shelves import Wish, needed_on, needed_this_week, plain, shelves, subject_choices
+from edgeshare.shim.shelves import Wish, needed, needed_on, needed_this_week, plain, shelves, subject_choices
 from edgeshare.view import LessonView, State
 from edgeshare.vocabulary import built_in
 
@@ -78,7 +78,9 @@ def test_of_a_wished_level_there_is_only_its_own_shelf() -> None:
     assert [shelf.level for shelf in found] == ["CP"]
 
 
-@pytest.mark.parametrize("search", ["noel", "NOËL fete", "coeur", "cœur", "mathematiques", "6e noël", "  ", "fête de"])
+@pytest.mark.parametrize(
+    "search", ["noel", "NOËL fete", "coeur", "cœur", "mathematiques", "6e noël", "  ", "fête de", "l'hiver", "l’HIVER"]
+)
 def test_a_search_forgives_accents_case_and_order(search: str) -> None:
     lessons = [manifest("a", title="La fête de Noël", description="Le cœur de l'hiver.")]
     assert matching(lessons, Wish(search=search)) == ["a"]
@@ -120,6 +122,17 @@ def test_lessons_of_today_and_of_this_week_are_told_apart_in_the_publishers_time
     assert needed_this_week([manifest("x", needed_at=datetime(2026, 11, 30, tzinfo=UTC))], date(2026, 11, 29)) == ()
 
 
+def test_what_is_needed_at_some_time_is_a_wish_of_its_own() -> None:
+    monday = datetime(2026, 11, 23, 8, tzinfo=UTC)
+    lessons = [manifest(f"day-{n}", needed_at=monday + timedelta(days=n, hours=-n)) for n in (8, 2, 1, 0)]
+    for when, found in (("today", ["day-0"]), ("week", ["day-1", "day-2"]), ("", ["day-8", "day-2", "day-1", "day-0"])):
+        wish = Wish.parse(f"when={when}")
+        assert [each.id for each in needed(lessons, wish.when, monday.date())] == found
+        assert wish.is_open == (not when)
+        assert Wish.parse(wish.url(1).removeprefix("/?")) == wish
+    assert Wish.parse("when=yesterday").is_open
+
+
 def test_subjects_stand_by_the_alphabet_without_regard_to_accents() -> None:
     labels = [choice.label for choice in subject_choices(["emc", "education-musicale", "francais"], WORDS, "fr")]
     assert labels == ["Éducation musicale", "Enseignement moral et civique", "Français"]
@@ -157,7 +170,8 @@ def test_another_page_has_the_same_wish() -> None:
 @given(st.text(st.characters(codec="utf-8")))
 @example("שָׁלוֹם и́ é’…")
 def test_no_sign_that_combines_with_another_is_left_in_plain_text(text: str) -> None:
-    parts = unicodedata.normalize("NFKD", text.casefold().replace("œ", "oe").replace("æ", "ae"))
+    letters = text.casefold().replace("œ", "oe").replace("æ", "ae").replace("’", "'")
+    parts = unicodedata.normalize("NFKD", letters)
     assert plain(text) == "".join(sign for sign in parts if not unicodedata.combining(sign))
 
 

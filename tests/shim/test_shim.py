@@ -6,18 +6,20 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import pytest
 import trio
 
-from edgeshare.config import Endpoint, ShimConfig
+from edgeshare.config import DomainName, Endpoint, LessonsUrl, ShimConfig
 from edgeshare.httpd.messages import Request
 from edgeshare.httpd.server import listen, serve
 from edgeshare.shim.routes import Handler, may_wait, shim
 from edgeshare.view import State
 from edgeshare.vocabulary import built_in
+from tests.shim.conftest import Browser
 
 if TYPE_CHECKING:
-    from tests.shim.conftest import Browser, NodeInMemory
+    from tests.shim.conftest import NodeInMemory
 
 FILM = bytes(range(256)) * 40
 PATHS = [
@@ -73,7 +75,7 @@ async def test_the_server_gives_a_lesson_at_its_own_origin(handler: Handler) -> 
         head, body = await exchange(port, f"GET /film.mp4 HTTP/1.1\r\n{host}Range: bytes=5-9\r\n\r\n".encode())
         assert head.startswith(b"HTTP/1.1 206 ")
         assert body == FILM[5:10]
-        assert f"frame-ancestors 'self' http://localhost:{port};".encode() in head
+        assert f"frame-ancestors 'self' http://localhost:{port}\r\n".encode() in head
         head, body = await exchange(port, f"HEAD /film.mp4 HTTP/1.1\r\n{host}\r\n".encode())
         assert (body, f"content-length: {len(FILM)}".encode() in head) == (b"", True)
 
@@ -145,9 +147,10 @@ async def test_a_lessons_origin_has_its_files_and_nothing_else(browser: Browser,
 
 @pytest.mark.parametrize("site", ["localhost:8470", "maths-6e-fractions.localhost:8470"])
 @pytest.mark.parametrize("mode", ["cors", "no-cors", "websocket", "same-origin", ""])
-async def test_other_sites_may_only_lead_here(browser: Browser, site: str, mode: str) -> None:
+@pytest.mark.parametrize("asker", ["cross-site", "same-site"])  # another port of this machine is of the same site
+async def test_other_sites_may_only_lead_here(browser: Browser, site: str, mode: str, asker: str) -> None:
     for path in PATHS:
-        response = await browser.get(path, host=site, sec_fetch_site="cross-site", sec_fetch_mode=mode)
+        response = await browser.get(path, host=site, sec_fetch_site=asker, sec_fetch_mode=mode)
         if not path.startswith("/lessons/") or mode != "no-cors" or site != "localhost:8470":
             assert (response.status, response.body) == (403, b""), path
         elif hasattr(response.body, "file"):
@@ -220,6 +223,114 @@ async def test_a_node_on_the_lan_answers_to_the_machines_name(node: NodeInMemory
     handler = shim(node, config, built_in(), hostname="salle12")
     asked = Request("GET", "/healthz", "/healthz", "", "salle12.local:8470", (), ("192.168.1.2", 8470))
     assert (await handler(asked)).status == 200
+
+
+LAN = ShimConfig(listen=Endpoint("0.0.0.0", 8470), lessons_listen=Endpoint("0.0.0.0", 8471))
+FIRST: dict[str, Any] = {"host": "salle12.local:8470", "local": ("192.168.1.2", 8470)}
+SECOND: dict[str, Any] = {"host": "salle12.local:8471", "local": ("192.168.1.2", 8471)}
+
+
+def on_lan(node: NodeInMemory, **more: Any) -> Browser:
+    return Browser(shim(node, attrs.evolve(LAN, **more), built_in(), hostname="salle12"))
+
+
+async def test_at_the_second_port_there_are_lessons_and_nothing_else(node: NodeInMemory) -> None:
+    browser = on_lan(node)
+    for path in (path for path in PATHS if not path.startswith("/lessons/")):
+        response = await browser.get(path, **SECOND)
+        assert (response.status, response.body) == (404, b"no such page\n"), path
+    film = await browser.get("/lessons/maths-6e-fractions/film.mp4", **SECOND)
+    policy = dict(film.headers)["content-security-policy"]
+    assert (film.status, "; sandbox allow-scripts " in policy) == (200, True)
+    assert "default-src salle12.local:8471/lessons/maths-6e-fractions/ " in policy
+    film.body.file.close()  # type: ignore[union-attr]
+    assert (await browser.get("/favicon.ico", **SECOND)).status == 200  # browsers ask unbidden
+
+
+async def test_the_second_port_has_the_same_list_of_hosts(node: NodeInMemory) -> None:
+    browser = on_lan(node)
+    for host in ("salle12.local:8470", "salle12.local", "evil.example:8471", "192.168.1.3:8471"):
+        response = await browser.get("/lessons/maths-6e-fractions/", host=host, local=SECOND["local"])
+        assert (response.status, response.body) == (421, b"")
+    assert (
+        await browser.get("/lessons/maths-6e-fractions/", host="192.168.1.2:8471", local=SECOND["local"])
+    ).status == 302
+
+
+async def test_a_reader_elsewhere_is_led_to_the_second_port(node: NodeInMemory) -> None:
+    browser = on_lan(node)
+    assert 'href="http://salle12.local:8471/lessons/maths-6e-fractions/"' in await browser.page(
+        "/l/maths-6e-fractions", **FIRST
+    )
+    for old, new in (
+        ("", ""),
+        ("/", ""),
+        ("/a%20b%23.html?q=%C3%A9", "a%20b%23.html?q=%C3%A9"),
+        ("/\u0025c3%A9", "%C3%A9"),
+    ):
+        response = await browser.get(f"/lessons/maths-6e-fractions{old}", **FIRST)
+        location = f"http://salle12.local:8471/lessons/maths-6e-fractions/{new}"
+        assert (response.status, dict(response.headers)["location"]) == (302, location)
+    assert (await browser.get("/lessons/unknown/", **FIRST)).status == 404
+    assert not node.was_read
+
+
+async def test_on_the_machine_itself_lessons_stay_where_they_are(node: NodeInMemory) -> None:
+    browser = on_lan(node)
+    assert 'href="http://maths-6e-fractions.localhost:8470/"' in await browser.page("/l/maths-6e-fractions")
+    assert dict((await browser.get("/lessons/maths-6e-fractions/")).headers)["location"].startswith("/lessons/")
+
+
+async def test_a_page_about_an_error_at_the_second_port_leads_to_our_own_pages(node: NodeInMemory) -> None:
+    page = await on_lan(node).page("/lessons/unknown/", **SECOND, sec_fetch_mode="navigate")
+    assert 'href="http://salle12.local:8470/"' in page
+
+
+async def test_below_the_lesson_domain_a_lesson_has_its_own_origin_on_the_lan(node: NodeInMemory) -> None:
+    domain = DomainName("lecons.college.fr")
+    browser = on_lan(node, lesson_domain=domain)
+    assert 'href="http://maths-6e-fractions.lecons.college.fr:8471/"' in await browser.page(
+        "/l/maths-6e-fractions", **FIRST
+    )
+    old = await browser.get("/lessons/maths-6e-fractions/film.mp4", **FIRST)
+    assert dict(old.headers)["location"] == "http://maths-6e-fractions.lecons.college.fr:8471/film.mp4"
+    at_origin = SECOND | {"host": "maths-6e-fractions.lecons.college.fr:8471"}
+    film = await browser.get("/film.mp4", **at_origin)
+    headers = dict(film.headers)
+    assert (film.status, headers["cross-origin-resource-policy"]) == (200, "same-origin")
+    assert headers["content-security-policy"].endswith("; frame-ancestors 'self'")  # and it keeps its storage
+    assert headers["connection-allowlist"] == '(response-origin "http://lecons.college.fr:8470/*")'
+    film.body.file.close()  # type: ignore[union-attr]
+    for path in ("/l/maths-6e-fractions", "/lessons/maths-6e-fractions/film.mp4", "/api/v1/lessons"):
+        assert (await browser.get(path, **at_origin)).status == 404
+
+
+async def test_a_proxy_with_tls_is_where_readers_elsewhere_are_led(node: NodeInMemory) -> None:
+    browser = on_lan(node, lessons_url=LessonsUrl("https://edgeshare.local:8443"), allowed_hosts=("edgeshare.local",))
+    first = FIRST | {"host": "edgeshare.local", "local": ("127.0.0.1", 8470)}
+    assert 'href="https://edgeshare.local:8443/lessons/maths-6e-fractions/"' in await browser.page(
+        "/l/maths-6e-fractions", **first
+    )
+    second = SECOND | {"host": "edgeshare.local:8443", "local": ("127.0.0.1", 8471)}
+    assert (await browser.get("/lessons/maths-6e-fractions/", **second)).status == 302
+
+
+async def test_what_browsers_obey_on_their_own_machine_only_is_not_said_elsewhere(node: NodeInMemory) -> None:
+    browser = on_lan(node)
+    own, elsewhere = await browser.get("/"), await browser.get("/", **FIRST)
+    assert dict(own.headers).keys() - dict(elsewhere.headers).keys() == {"cross-origin-opener-policy"}
+
+
+def test_below_the_lesson_domain_a_response_may_wait_too(node: NodeInMemory) -> None:
+    waits = may_wait(node)
+
+    def asked(host: str, path: str) -> Request:
+        return Request("GET", path, path, "", host, (), ("192.168.1.2", 8471))
+
+    for domain in ("localhost:8470", "lecons.college.fr", "lecons.college.fr:8471"):
+        assert waits(asked(f"sciences-6e-eau.{domain}", "/film.mp4"))
+        assert not waits(asked(f"maths-6e-fractions.{domain}", "/film.mp4"))
+    assert not waits(asked("salle12.local:8470", "/"))
 
 
 async def test_without_a_socket_the_configured_port_counts(browser: Browser) -> None:

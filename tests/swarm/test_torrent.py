@@ -15,6 +15,11 @@ from edgeshare.swarm.torrent import VERDICT_WITHIN_S, Torrent
 from tests.support.content import PIECE, SlowSeed, at, content, hold, node, noise
 
 
+def priorities(torrent: Torrent) -> list[int]:
+    """How soon libtorrent takes each piece; 4 is the usual."""
+    return list(torrent._handle.get_piece_priorities())
+
+
 def alter(path: Path, offset: int = 0) -> None:
     """Change one byte of a file, and nothing that the file system tells of it but its time."""
     with path.open("r+b") as file:
@@ -148,6 +153,93 @@ async def test_the_piece_that_a_reader_waits_for_comes_before_the_others(tmp_pat
             await torrent.until(lambda: torrent.has(farthest))
             assert len(missing - torrent.missing()) < 40  # those that were asked for already come first
             await seed.stop()
+
+
+@pytest.mark.whole
+async def test_the_very_first_piece_is_the_one_that_a_reader_waits_for(tmp_path: Path) -> None:
+    lesson = content({"a": noise(200 * PIECE)})
+    seed = SlowSeed(lesson, tmp_path / "seed", 16 * PIECE)
+    with trio.fail_after(60):
+        async with node() as swarm:
+            torrent = await hold(swarm, lesson, tmp_path / "node", seed.endpoint)
+            torrent.urge([Piece(100)])
+            await torrent.until(lambda: torrent.bytes_have > 0)
+            assert torrent.has(Piece(100))
+            await seed.stop()
+
+
+@pytest.mark.whole
+async def test_what_a_reader_waits_for_is_the_first_that_comes_of_what_it_wants(tmp_path: Path) -> None:
+    lesson = content({"a": noise(200 * PIECE)})
+    seed = SlowSeed(lesson, tmp_path / "seed", 16 * PIECE)
+    with trio.fail_after(60):
+        async with node() as swarm:
+            torrent = await hold(swarm, lesson, tmp_path / "node", seed.endpoint)
+            for start in (20, 80, 140):  # libtorrent by itself takes any of the nine: all three times would be luck
+                wanted = [Piece(piece) for piece in range(start, start + 9) if piece in torrent.missing()]
+                torrent.urge(wanted)
+                while not (came := [piece for piece in wanted if torrent.has(piece)]):
+                    await torrent.until(lambda have=torrent.bytes_have: torrent.bytes_have > have)  # type: ignore[misc]
+                assert came[0] == wanted[0]
+                torrent.relax(wanted)
+            await seed.stop()
+
+
+@pytest.mark.whole
+async def test_what_was_asked_for_by_a_reader_who_left_stops_coming(tmp_path: Path) -> None:
+    lesson = content({"a": noise(400 * PIECE)})
+    seed = SlowSeed(lesson, tmp_path / "seed", 40 * PIECE)
+    with trio.fail_after(60):
+        async with node() as swarm:
+            torrent = await hold(swarm, lesson, tmp_path / "node", seed.endpoint)
+            before = [Piece(piece) for piece in range(120)]
+            torrent.urge(before[:9])
+            torrent.prefer(before[9:])
+            await torrent.until(lambda: torrent.bytes_have > 40 * PIECE)
+            missing = torrent.missing()
+            torrent.relax(before[:9])
+            torrent.let_be(before[9:])
+            torrent.urge(map(Piece, range(200, 209)))
+            torrent.prefer(map(Piece, range(209, 320)))
+            await torrent.until(lambda: len(missing - torrent.missing()) > 60)
+            assert len((missing - torrent.missing()) & set(before)) <= 12  # what was on its way; measured: 5, else 20
+            await seed.stop()
+
+
+async def test_what_a_reader_wants_comes_before_the_rest_and_no_longer_when_it_has_left(tmp_path: Path) -> None:
+    lesson = content({"a": noise(8 * PIECE)})
+    with trio.fail_after(30):
+        async with node() as swarm:
+            torrent = await hold(swarm, lesson, tmp_path)
+            torrent.prefer([Piece(2), Piece(3), Piece(4)])
+            torrent.urge([Piece(1), Piece(2)])
+            torrent.urge([Piece(6)], behind=3)
+            assert priorities(torrent) == [4, 7, 6, 5, 5, 4, 6, 4]
+            torrent.look_again()  # a check forgets what was wanted
+            await torrent.until(lambda: torrent.is_checked)
+            assert priorities(torrent) == [4, 7, 6, 5, 5, 4, 6, 4]
+            torrent.urge([Piece(6)])
+            torrent.urge([Piece(1)], behind=5)
+            assert priorities(torrent) == [4, 7, 6, 5, 5, 4, 7, 4]
+            torrent.relax([Piece(1), Piece(2), Piece(6), Piece(6)])
+            assert priorities(torrent) == [4, 7, 5, 5, 5, 4, 4, 4]
+            torrent.relax([Piece(1)])
+            torrent.let_be([Piece(2), Piece(3), Piece(4)])
+            assert priorities(torrent) == [4] * 8
+
+
+async def test_a_piece_has_its_turn_when_a_reader_comes_to_wait_for_it(tmp_path: Path) -> None:
+    lesson = content({"a": noise(4 * PIECE)})
+    with trio.fail_after(30):
+        async with node() as swarm:
+            torrent = await hold(swarm, lesson, tmp_path)
+            torrent.urge([Piece(0), Piece(1)])
+            assert priorities(torrent) == [7, 6, 4, 4]
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(torrent.read, Piece(1))
+                await trio.testing.wait_all_tasks_blocked()
+                assert priorities(torrent) == [7, 7, 4, 4]
+                nursery.cancel_scope.cancel()
 
 
 async def test_two_readers_who_want_one_piece_are_both_served_and_one_may_leave(tmp_path: Path) -> None:

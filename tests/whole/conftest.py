@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Playwright, sync_playwright
 
 from .support import Measured, Site, needed, needed_library, open_site
 
-_LINES = pytest.StashKey[list[str]]()
+_MEASURED = "measured"
 
 # Chromium speaks to this machine only, and does nothing on its own account.
 _CHROMIUM = (
@@ -38,26 +38,46 @@ def site() -> Iterator[Site]:
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
+def playwright() -> Iterator[Playwright]:
+    """What drives browsers; a process can have one at a time."""
+    needed_library("libatomic.so.1")  # its Node.js is linked with it
+    with sync_playwright() as driver:
+        yield driver
+
+
+@pytest.fixture(scope="session")
+def browser(playwright: Playwright) -> Iterator[Browser]:
     """Debian's Chromium, without a window."""
-    program = needed("chromium")
-    needed_library("libatomic.so.1")  # playwright's Node.js is linked with it
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=program, headless=True, args=_CHROMIUM)
-        yield chromium
-        chromium.close()
+    chromium = playwright.chromium.launch(executable_path=needed("chromium"), headless=True, args=_CHROMIUM)
+    yield chromium
+    chromium.close()
+
+
+@pytest.fixture
+def browser_by(browser: Browser) -> Iterator[Callable[[Path], Browser]]:
+    """Starts one more Chromium, by a program that runs it somewhere else."""
+    started: list[Browser] = []
+
+    def start(program: Path) -> Browser:
+        started.append(browser.browser_type.launch(executable_path=program, headless=True, args=_CHROMIUM))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.close()
 
 
 @pytest.fixture
 def measured(request: pytest.FixtureRequest) -> Measured:
     """Keeps a line for pytest's summary."""
-    lines = request.config.stash.setdefault(_LINES, [])
-    return lambda line: lines.append(f"{request.node.name}: {line}")
+    kept = request.node.user_properties  # which reach the summary from another process, too
+    return lambda line: kept.append((_MEASURED, f"{request.node.name}: {line}"))
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Show what was measured."""
-    if lines := config.stash.get(_LINES, []):
+    reports = [each for kind in ("passed", "failed") for each in terminalreporter.stats.get(kind, [])]
+    if lines := [value for each in reports for name, value in each.user_properties if name == _MEASURED]:
         terminalreporter.section("measured")
         for line in lines:
             terminalreporter.write_line(line)

@@ -1,16 +1,27 @@
-"""Two French books of Debian as lesson folders: thousands of pages and pictures that nobody made for these tests."""
+"""What tests take from package registries, and the project does not keep.
+
+Two French books of Debian as lesson folders: thousands of pages and pictures that nobody made for these tests. And
+axe-core (MPL-2.0), which looks for what keeps readers out.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
+import tarfile
 import tempfile
 from pathlib import Path
 
 import pytest
 
+from .support import needed
+
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeshare-tests"
+
+_AXE = "4.14.1"  # has RGAA's tags
+_AXE_SHA256 = "e6b0ce02b84d892e2e33e403485e7f3d6c29e2be6df65daf44d89ba564139745"
 
 _LESSON = """\
 id = "{id}"
@@ -63,6 +74,25 @@ def edu_manual(folder: Path) -> Path:
     start = "debian-edu-bookworm-manual.html"
     _describe(lesson, id="debian-edu-doc-fr", title=title, licence="GPL-2.0-or-later", start=start)
     return lesson
+
+
+def axe_core() -> str:
+    """The source of axe-core, fetched once by `npm`, which knows where from, and kept between runs."""
+    kept = CACHE / f"axe-core-{_AXE}.tgz"
+    if not kept.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=CACHE) as draft:
+            command = [needed("npm"), "pack", f"axe-core@{_AXE}", "--silent", "--pack-destination", draft]
+            done = subprocess.run(command, cwd=draft, capture_output=True, text=True, timeout=180, check=False)
+            assert done.returncode == 0, f"axe-core cannot be fetched: {done.stderr}"
+            (fetched,) = Path(draft).glob("*.tgz")
+            fetched.rename(kept)
+    found = hashlib.sha256(kept.read_bytes()).hexdigest()
+    assert found == _AXE_SHA256, f"{kept} is not the axe-core that was chosen: {found}"
+    with tarfile.open(kept) as packed:
+        source = packed.extractfile("package/axe.min.js")
+        assert source is not None
+        return source.read().decode("utf-8")
 
 
 def _describe(lesson: Path, **fields: str) -> None:

@@ -47,9 +47,9 @@ class Visit:
 
 
 @contextmanager
-def visit(browser: Browser) -> Iterator[Visit]:
-    """A new tab of a browser that remembers nothing."""
-    context = browser.new_context()
+def visit(browser: Browser, *, locale: str | None = None) -> Iterator[Visit]:
+    """A new tab of a browser that remembers nothing; its reader wants pages in the language of `locale`."""
+    context = browser.new_context(locale=locale)
     page = context.new_page()
     seen = Visit(page)
     page.on("console", lambda said: _note(seen, said.type == "error", f"console: {said.text} {said.location['url']}"))
@@ -63,8 +63,8 @@ def visit(browser: Browser) -> Iterator[Visit]:
 
 
 def _is_let_go(request: Request) -> bool:
-    """Whether Chromium ended the request itself, as it does with a film's when it has enough for now."""
-    return request.resource_type == "media" and request.failure == "net::ERR_ABORTED"
+    """Whether Chromium ended the request itself: a film's when it has enough for now, events with their page."""
+    return request.resource_type in ("media", "eventsource") and request.failure == "net::ERR_ABORTED"
 
 
 def _note(seen: Visit, is_trouble: bool, line: str) -> None:

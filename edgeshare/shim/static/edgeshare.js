@@ -6,17 +6,89 @@
   const percent = new Intl.NumberFormat(document.documentElement.lang, { style: "percent" });
   const shown = [...new Set([...document.querySelectorAll("[data-lesson]")].map((place) => place.dataset.lesson))];
   if (!shown.length) return;
-  const AGAIN_MS = 10000; // after an answer that ends the browser's own attempts, like a 503
+  const AGAIN_MS = 4000; // after an answer that ends the browser's own attempts, like a 503
+  const LOST_MS = 3000; // a moment's silence is no news
+  const REFRESH_MS = 3000; // how often a page is fetched anew for figures alone
+  const LOOK_BACK_MS = 20000; // what "how long still" goes by
+  const LOOK_MS = 4000; // and what it needs to say anything
+  const lost = document.getElementById("lost");
+  const freeze = document.getElementById("freeze");
+  const parts = document.querySelectorAll("[data-part]");
   let source = null;
   let timer = 0;
+  let losing = 0;
+  let is_frozen = false;
 
-  const show = (place, lesson) => {
+  // How long a lesson may take still, by what came in the last seconds.
+
+  const seen = new Map(); // lesson → [time, bytes], the oldest first
+
+  const left = (lesson) => {
+    const now = performance.now();
+    const points = (seen.get(lesson.id) || []).filter((point) => now - point[0] < LOOK_BACK_MS);
+    points.push([now, lesson.bytes_have]);
+    seen.set(lesson.id, points);
+    const [since, bytes] = points[0];
+    const came = lesson.bytes_have - bytes;
+    if (lesson.state !== "fetching" || now - since < LOOK_MS || came <= 0) return "";
+    const minutes = ((lesson.size - lesson.bytes_have) / came) * ((now - since) / 60000);
+    if (minutes < 1) return live.dataset.leftShort;
+    if (minutes < 60) return live.dataset.leftMinutes.replace("{count}", Math.ceil(minutes));
+    return minutes < 48 * 60 ? live.dataset.leftHours.replace("{count}", Math.ceil(minutes / 60)) : "";
+  };
+
+  // What the page of one lesson says besides: the page itself has the words.
+
+  let standing = null; // of the lesson, as the page shows it
+  let figures = null;
+  let is_fetching = false;
+  let later = 0;
+  let fetched_ms = -REFRESH_MS;
+
+  const refresh = async () => {
+    is_fetching = true;
+    fetched_ms = performance.now();
+    const before = document.getElementById("standing").textContent.trim();
+    try {
+      const answer = await fetch(location.href, { headers: { accept: "text/html" }, cache: "no-store" });
+      if (answer.status === 410) return location.reload(); // what this page was about is gone: there is another one
+      if (!answer.ok) throw new Error(answer.statusText);
+      const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+      for (const part of parts) part.replaceChildren(...fresh.getElementById(part.id).childNodes);
+      const notice = document.querySelector("#standing .notice");
+      if (notice && notice.parentElement.textContent.trim() !== before) live.textContent = notice.textContent;
+    } catch {
+      standing = figures = null; // the next event tries again
+    } finally {
+      is_fetching = false;
+    }
+  };
+
+  const follow = (lesson) => {
+    const now = [lesson.state, lesson.obstacle, lesson.reason, lesson.version, lesson.next_version, lesson.offered];
+    const next = JSON.stringify(now);
+    const counts = `${lesson.origin_bytes} ${lesson.peer_bytes}`;
+    if (next === standing && counts === figures) return;
+    const pause_ms = next === standing ? Math.max(0, fetched_ms + REFRESH_MS - performance.now()) : 0;
+    clearTimeout(later);
+    later = setTimeout(() => {
+      if (is_fetching) return follow(lesson); // what is on its way may be older
+      standing = next;
+      figures = counts;
+      refresh();
+    }, pause_ms || (is_fetching ? REFRESH_MS / 10 : 0));
+  };
+
+  // The states, wherever they stand.
+
+  const show = (place, lesson, still) => {
     const share = Math.min(1, lesson.bytes_have / lesson.size);
-    const words = place.querySelector("[data-words]");
     const progress = place.querySelector("progress");
     const text = live.dataset[lesson.state];
     if (text === undefined) return;
-    words.textContent = text.replace("{share}", percent.format(Math.floor(share * 100) / 100));
+    const words = text.replace("{share}", percent.format(Math.floor(share * 100) / 100));
+    place.querySelector("[data-words]").textContent = words;
+    place.querySelector("[data-left]").textContent = still;
     progress.value = lesson.bytes_have;
     progress.hidden = lesson.state !== "fetching";
     const has_arrived = lesson.state === "complete" && place.dataset.state !== "complete";
@@ -24,32 +96,56 @@
     return has_arrived;
   };
 
+  const last = new Map(); // lesson → what was said of it
+
   const update = (event) => {
-    for (const lesson of JSON.parse(event.data)) {
+    hear();
+    for (const lesson of JSON.parse(event.data)) last.set(lesson.id, lesson);
+    for (const lesson of last.values()) {
+      const still = left(lesson);
       const places = document.querySelectorAll(`[data-lesson="${CSS.escape(lesson.id)}"]`);
-      const arrivals = [...places].filter((place) => show(place, lesson));
+      const arrivals = [...places].filter((place) => show(place, lesson, still));
       if (arrivals.length) {
         const title = arrivals[0].querySelector("h1, h3, h4").textContent;
         live.textContent = live.dataset.arrived.replace("{title}", () => title);
       }
+      if (parts.length) follow(lesson);
     }
+    freeze.hidden = ![...last.values()].some(({ state }) => state === "fetching" || state === "waiting");
+  };
+
+  const hear = () => {
+    clearTimeout(losing);
+    losing = 0;
+    lost.hidden = true;
   };
 
   const listen = () => {
     clearTimeout(timer);
-    if (source && source.readyState !== EventSource.CLOSED) return;
+    if (is_frozen || document.hidden || (source && source.readyState !== EventSource.CLOSED)) return;
     source = new EventSource(`/api/v1/events?lessons=${shown.join(",")}`);
     source.addEventListener("lessons", update);
     source.addEventListener("error", () => {
+      losing ||= setTimeout(() => (lost.hidden = false), LOST_MS);
       if (source && source.readyState === EventSource.CLOSED) timer = setTimeout(listen, AGAIN_MS);
     });
   };
 
   const rest = () => {
     clearTimeout(timer);
+    clearTimeout(later);
+    hear();
     if (source) source.close();
     source = null;
   };
+
+  const words = [freeze.textContent, freeze.dataset.on];
+  freeze.addEventListener("click", () => {
+    is_frozen = !is_frozen;
+    freeze.textContent = words[Number(is_frozen)];
+    if (is_frozen) rest();
+    else listen();
+  });
 
   // A hidden page would keep one of the six connections that a browser has for all its pages of this node.
   document.addEventListener("visibilitychange", () => (document.hidden ? rest() : listen()));
