@@ -74,6 +74,7 @@ class ShimConfig:
     lessons_url: LessonsUrl | None = None  # how a browser reaches that port, where a proxy with TLS stands before it
     # Whether lessons may lead outside. Then nothing stops one that carries something there, or that speaks WebRTC.
     outside_links: bool = False
+    statement: Path | None = None  # a TOML file, what the declaration of accessibility says of who runs the node
     metrics_on_lan: bool = False  # the network gets lessons; figures are for those who run the node
 
 
@@ -202,6 +203,8 @@ def parse(text: str, path: Path) -> Config:
             hint = "write it like udp://lecons.example.fr:6969"
             raise ConfigError(f"{path}: `swarm.trackers` {shown(url)}", hint=hint)
     shim = _with_its_own_port(config.shim, path, is_asked_for="lessons_listen" in whole.get("shim", {}))
+    if shim.statement is not None:
+        shim = attrs.evolve(shim, statement=path.parent / shim.statement)
     root, library = path.parent / config.root, (path.parent / config.library).absolute()
     return attrs.evolve(config, root=root, library=library, shim=shim)
 

@@ -111,12 +111,16 @@ class Response:
         return written(self.headers)[1]
 
 
+# At a lesson's own web origin, too, there is a document that no handler has seen: it may not speak for the lesson.
+_CONFINED = ("content-security-policy", "default-src 'none'; sandbox")
+
+
 class Refused(Exception):
     """The request breaks a rule; `response` says so and ends the connection."""
 
     def __init__(self, status: int, *headers: tuple[str, str], body: bytes = b"") -> None:
         super().__init__(status)
-        self.response = Response(status, (*headers, ("connection", "close")), body)
+        self.response = Response(status, (*headers, _CONFINED, ("connection", "close")), body)
 
 
 def checked(event: h11.Request, local: tuple[str, int]) -> Request:

@@ -35,6 +35,7 @@ from edgeshare.shim.pages import Pages, Reader, url_path
 from edgeshare.shim.problems import Problem, Trouble
 from edgeshare.shim.register import Register
 from edgeshare.shim.shelves import Wish
+from edgeshare.shim.statement import UNFILLED, read_statement
 from edgeshare.view import LessonView, Node, State
 from edgeshare.vocabulary import Vocabulary
 
@@ -106,7 +107,8 @@ class _Shim:
         self._refused_names: set[str] = set()
         self._static = {name: _static_file(name) for name in STATIC}
         style = self._static["edgeshare.css"].content.decode()
-        self._pages = Pages(vocabulary, self._static_url, style)
+        statement = read_statement(config.statement) if config.statement else UNFILLED
+        self._pages = Pages(vocabulary, self._static_url, style, statement)
         self._vocabulary = vocabulary
         self._register = Register((), vocabulary)
         self._registering = trio.Lock()

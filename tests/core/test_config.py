@@ -71,6 +71,8 @@ def test_a_relative_path_counts_from_the_folder_of_the_file() -> None:
     assert config().root == Path("/etc/edgeshare/root.json")
     assert config('library = "lib"').library == Path("/etc/edgeshare/lib")
     assert config('library = "/lib"').library == Path("/lib")
+    assert config('[shim]\nstatement = "a11y.toml"').shim.statement == Path("/etc/edgeshare/a11y.toml")
+    assert config().shim.statement is None
 
 
 def test_a_profile_changes_defaults_and_a_key_in_the_file_wins() -> None:

@@ -386,6 +386,15 @@ async def test_a_head_without_an_end_is_refused_before_its_time_is_up(autojump_c
             assert (trio.current_time() - before < 10) == (status == 431)
 
 
+async def test_a_refusal_is_a_document_that_can_do_nothing_where_a_lesson_has_its_origin(
+    autojump_clock: MockClock,
+) -> None:
+    async with serving(never) as port:
+        answer = await exchange(port, b"GET /%zz HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert split(answer)[0] == 400
+        assert b"content-security-policy: default-src 'none'; sandbox" in answer.lower()
+
+
 async def test_a_refusal_arrives_though_nobody_reads_what_the_client_still_sends() -> None:
     async with serving_on_loopback(never) as port, await trio.open_tcp_stream("127.0.0.1", port) as client:
         await client.send_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n" + bytes(1_000_000))
