@@ -169,6 +169,8 @@ class Swarm:
             yield joining
         finally:
             del self._joinings[info_hash]
+            if joining.torrent is not None:
+                self._meets_until_s = trio.current_time() + BEGUN_WITHIN_S
             self._keep_connections()
             if joining.torrent is None:
                 self._let_go(info_hash, handle)
@@ -379,13 +381,12 @@ class Swarm:
 
         A torrent that has its info dict and does not fetch yet looks to seeds, and to others like it, as if it never
         would, and they part: all that have met, in the moment before they need one another. What nobody has the info
-        dict of is joined for days, and counts only at first. It counts for a moment after it has begun: libtorrent sets
+        dict of is joined for days, and counts only at first. What has begun counts for a moment more: libtorrent sets
         which files are wanted by its disk's thread, and until then nothing is.
         """
         now = trio.current_time()
-        if any(each.has_info or now < each.began_s + MEET_WITHIN_S for each in self._joinings.values()):
-            self._meets_until_s = now + BEGUN_WITHIN_S
-        meets = now < self._meets_until_s
+        meets = any(each.has_info or now < each.began_s + MEET_WITHIN_S for each in self._joinings.values())
+        meets |= now < self._meets_until_s
         if meets != self._keeps_all:
             self._keeps_all = meets
             self._session.apply_settings({"close_redundant_connections": not meets})
