@@ -23,7 +23,7 @@ from edgeshare.control import ask
 from edgeshare.daemon import run_node
 from tests.support.publisher import CATALOGUE, Publisher
 
-PATIENCE_S = 30.0  # for what takes a second; the machine may be busy
+PATIENCE_S = 90.0  # for what takes a second; the machine may be busy
 _FAKE_CLOCK = {"FAKETIME_DONT_FAKE_MONOTONIC": "1"}  # only the wall clock: what waits for seconds goes on
 NOBODY = "http://127.0.0.1:9/"  # the discard port: no origin is there
 STOP_WITHIN_S = 3.0  # what is promised of a node
