@@ -88,6 +88,7 @@ async def test_what_a_reader_opens_takes_the_place_of_what_was_only_opened_befor
             await node.until_gone(one)
             assert other.info_hash.hex() in node.contents()
             await read_whole(node, VIDEO)  # and comes back when somebody asks
+            await node.until_gone(other)
         async with keeping(tmp_path / "node", origin, quota=quota(6), **SHOWN) as node:
             await node.until(State.COMPLETE, VIDEO)
             await node.until(State.LISTED, GAME)
