@@ -484,10 +484,7 @@ class Keeper:
             await self._forget()
         await trio.lowlevel.checkpoint()  # 50,000 lessons take a while, and readers should wait no longer than so
         for held in list(self._holdings):
-            for lesson in self.roll.lessons_of(held.info_hash):
-                newest = self.roll.newest.get(lesson)
-                if newest and held.is_complete_as(Expected.of_lesson(newest.manifest)):  # its content may be the same
-                    await self._promote(lesson, newest)
+            await self._promote_all_of(held)
         self._fill()
         await trio.lowlevel.checkpoint()
         before = self._stock.leaving & {held.info_hash for held in self._holdings}
@@ -642,14 +639,17 @@ class Keeper:
 
     async def _attend(self, holding: Holding) -> None:
         """What a content's step changes for others."""
-        if holding.is_complete:
-            for lesson in self.roll.lessons_of(holding.info_hash):
-                newest = self.roll.newest.get(lesson)
-                if newest and holding.is_complete_as(Expected.of_lesson(newest.manifest)):
-                    await self._promote(lesson, newest)
+        await self._promote_all_of(holding)
         self._fill()
         self._precedence.reconsider()
         self._changed.unpark_all()
+
+    async def _promote_all_of(self, held: Holding) -> None:
+        """Serve the newest version of each lesson whose content this is; several may have the same."""
+        for lesson in self.roll.lessons_of(held.info_hash):
+            newest = self.roll.newest.get(lesson)
+            if newest and held.is_complete_as(Expected.of_lesson(newest.manifest)):
+                await self._promote(lesson, newest)
 
     async def _promote(self, lesson: LessonId, newest: Backed) -> None:
         """A lesson's newest version is complete: it is served from now on, and the one before it goes."""

@@ -15,13 +15,13 @@ Rules:
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from typing import Final
 
+from edgeshare.httpd.csp import source_of
 from edgeshare.manifest import LessonManifest
 
 NODE: Final = "http://localhost:8470"  # a node on the reader's own machine, as it listens by default
@@ -33,14 +33,14 @@ def page_files(node: str = NODE) -> dict[str, bytes]:
     """The page of links and its service worker, by their names below `o/`; `node` is whom the page asks first."""
     style, script = _part("page.css"), _part("page.js").replace("{node}", node)
     policy = (
-        f"default-src 'none'; style-src {_source(style)}; script-src {_source(script)}; "
+        f"default-src 'none'; style-src {source_of(style)}; script-src {source_of(script)}; "
         "connect-src 'self'; worker-src 'self' blob:; img-src data:; base-uri 'none'; form-action 'none'"
     )
     page = _part("page.html")
     for name, value in {"node": node, "school": SCHOOL, "policy": policy, "style": style, "script": script}.items():
         page = page.replace(f"{{{name}}}", value)
     version = hashlib.sha256(page.encode()).hexdigest()[:16]
-    worker = _part("worker.js").replace("{version}", version).replace("{integrity}", _source(page).strip("'"))
+    worker = _part("worker.js").replace("{version}", version).replace("{integrity}", source_of(page).strip("'"))
     return {"index.html": page.encode(), "worker.js": worker.encode()}
 
 
@@ -94,8 +94,3 @@ def _part(name: str) -> str:
     text = (files("edgeshare.publish") / "helper" / name).read_text(encoding="utf-8")
     lines = (line.strip() for line in text.splitlines())
     return "\n".join(line for line in lines if line and not line.startswith(("//", "/**"))) + "\n"
-
-
-def _source(text: str) -> str:
-    """What permits this very text, in CSP's words."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -12,8 +12,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from typing import Final
 
 import attrs
@@ -95,11 +93,6 @@ def by_plain_http(response: Response) -> Response:
 def nothing() -> Headers:
     """For an empty answer: the document that a browser makes of it has no origin, and so is nobody's to use."""
     return (("content-security-policy", "default-src 'none'; sandbox"), ("cache-control", "no-store"))
-
-
-def source_of(inline: str) -> str:
-    """What permits this very text of an inline style, in CSP's words."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(inline.encode()).digest()).decode()}'"
 
 
 def is_from_another_site(request: Request) -> bool:

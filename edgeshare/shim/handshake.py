@@ -16,9 +16,10 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from edgeshare.errors import ManifestError
+from edgeshare.httpd.csp import source_of
 from edgeshare.httpd.messages import Response
 from edgeshare.manifest import lesson_id
-from edgeshare.shim.guards import Headers, source_of
+from edgeshare.shim.guards import Headers
 from edgeshare.shim.pages import Pages, Reader, url_path
 from edgeshare.shim.problems import Problem, Trouble
 from edgeshare.view import LessonView, Node, State

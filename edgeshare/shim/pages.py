@@ -21,10 +21,10 @@ import attrs
 import edgeshare
 from edgeshare.admission import KEY_REVOKED
 from edgeshare.freshness import Clock
+from edgeshare.httpd.csp import source_of
 from edgeshare.manifest import LessonId, LessonManifest
 from edgeshare.shim import figures, shelves
 from edgeshare.shim.figures import Light
-from edgeshare.shim.guards import source_of
 from edgeshare.shim.language import LANGUAGES, Language
 from edgeshare.shim.problems import Problem
 from edgeshare.shim.register import Register

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from edgeshare.config import Endpoint, ShimConfig
+from edgeshare.httpd.csp import source_of
 from edgeshare.httpd.messages import Response
-from edgeshare.shim.guards import source_of
 from edgeshare.shim.handshake import SCRIPT, web_origins
 from edgeshare.shim.routes import shim
 from edgeshare.vocabulary import built_in

@@ -13,12 +13,12 @@ from edgeshare.admission import KEY_REVOKED
 from edgeshare.config import Endpoint, ShimConfig
 from edgeshare.freshness import Clock, Freshness
 from edgeshare.hours import Opening
+from edgeshare.httpd.csp import source_of
 from edgeshare.layout import FileEntry, Piece
 from edgeshare.library.room import Disk
 from edgeshare.limits import Limits
 from edgeshare.manifest import LessonId
 from edgeshare.refusals import Refusal, RefusalNote
-from edgeshare.shim.guards import source_of
 from edgeshare.shim.language import Language
 from edgeshare.shim.pages import Pages, Reader
 from edgeshare.shim.routes import shim

@@ -9,19 +9,13 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Playwright, sync_playwright
 
-from .support import Measured, Site, needed, needed_library, open_site
+from .support import QUIET_CHROMIUM, Measured, Site, needed, needed_library, open_site
 
 _MEASURED = "measured"
 
-# Chromium speaks to this machine only, and does nothing on its own account.
+# Chromium speaks to this machine only.
 _CHROMIUM = (
-    "--no-sandbox",  # root has none; what it opens here is ours
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
+    *QUIET_CHROMIUM,
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE *.localhost, EXCLUDE 127.0.0.1",
     "--autoplay-policy=no-user-gesture-required",
 )

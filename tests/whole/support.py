@@ -27,6 +27,15 @@ import httpx
 import pytest
 
 PROJECT = Path(__file__).parents[2]
+QUIET_CHROMIUM = (  # does nothing on its own account
+    "--no-sandbox",  # root has none; what it opens here is ours
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
 SEEDERS = PROJECT / "seeders"
 EDGESHARE = Path(sys.executable).with_name("edgeshare")
 

@@ -25,6 +25,7 @@ from edgeshare.publish.linkpage import page_files, spread
 
 from .support import (
     PROJECT,
+    QUIET_CHROMIUM,
     Measured,
     Node,
     Origin,
@@ -44,15 +45,6 @@ OTHER = "histoire-6e-premieres-ecritures"
 EXAMPLES = PROJECT / "manifests" / "lessons"
 ORIGIN = "lecons.example.test"
 STRANGER = "ailleurs.example.test"
-CHROMIUM = (
-    "--no-sandbox",  # root has none; what it opens here is ours
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 # What playwright switches off and readers have: windows open on a click alone, and a page behind another tab is slow.
 UNLIKE_A_READERS = (
     "--disable-popup-blocking",
@@ -127,7 +119,7 @@ def chromium(world: World, profile: Path) -> Iterator[BrowserContext]:
     """A browser with a memory, `profile`."""
     names = ", ".join(f"MAP {name} 127.0.0.1" for name in (ORIGIN, STRANGER))
     arguments = [
-        *CHROMIUM,
+        *QUIET_CHROMIUM,
         "--ignore-certificate-errors",  # of the throw-away certificate, also where a service worker is fetched
         f"--ip-address-space-overrides=127.0.0.1:{world.port}=public",
         f"--host-resolver-rules={names}, MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE *.localhost, EXCLUDE 127.0.0.1",
