@@ -109,8 +109,8 @@ class _Progress:
     """How far one answer has come."""
 
     scope: trio.CancelScope  # in which it is read
+    expected: int  # bytes of its body, as the request has it and then the head
     arrived: int = 0  # bytes of any kind
-    expected: float = float("inf")  # bytes of its body
     has_come: int = 0  # of those
     held_s: float = 0.0  # how long our own limit kept us from reading
 
@@ -238,8 +238,8 @@ class OriginClient:
         is there can be used. When it refuses, that mirror is set aside for an hour, and the next one asked. What
         arrives is counted as for `file`.
 
-        Given up half-way it costs its connection, unless so little is missing that it is read to its end; that
-        takes half a second at most.
+        Given up half-way it costs its connection, unless so little is missing that it is read to its end, and shown
+        to `accept`; that takes half a second at most.
 
         Raises:
             NotFound: there is no such file.
@@ -303,7 +303,7 @@ class OriginClient:
         result: bytes | Exception = TooSlow()
         within_s = min(self._slowest_s, _METADATA_S) if wanted.is_metadata else self._slowest_s
         scope = trio.CancelScope(shield=True, deadline=trio.current_time() + within_s)
-        progress = _Progress(scope)
+        progress = _Progress(scope, wanted.most)
 
         def count(arrived: int) -> None:
             progress.arrived += arrived

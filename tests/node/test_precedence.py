@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from edgeshare import precedence
 from edgeshare.config import CatalogueName
@@ -40,6 +41,26 @@ async def test_what_is_fetched_ahead_gives_way_while_a_reader_waits_and_goes_on_
                 await node.until(State.COMPLETE, READ)
             origin.withheld.clear()
             await node.until(State.COMPLETE, AHEAD)
+
+
+@pytest.mark.parametrize("is_metered", [False, True])
+async def test_what_came_for_a_reader_goes_on_for_a_moment_when_he_turns_to_the_next_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_metered: bool
+) -> None:
+    monkeypatch.setattr(precedence, "GRACE_S", 60.0)
+    origin = Origin()
+    desk = Desk(origin)
+    read = content({"index.html": noise(40 * PIECE, 1)})
+    with trio.fail_after(30):
+        async with keeping(tmp_path / "node", origin, follow=(), show=(CatalogueName("cned/6e"),)) as node:
+            origin.withheld = {read.info_hash.hex()}
+            await node.keeper.admit(desk.edition(desk.publish(read, "read")))
+            node.is_metered = is_metered
+            async with node.keeper.read(READ):
+                await node.until(State.FETCHING, READ)
+                await trio.testing.wait_all_tasks_blocked(0.05)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert not node.holding(READ).pause.gives_way
 
 
 async def test_a_link_that_becomes_metered_stops_what_nobody_asked_for(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from random import Random
 
 import httpx
@@ -280,6 +281,24 @@ async def test_the_end_of_a_fetch_that_was_given_up_is_not_waited_for_longer_tha
 
     async with serving(answer) as server, client(server) as origins:
         assert 0.5 <= await give_up(origins, len(CONTENT) - (10 << 10)) < 2.0
+
+
+async def test_a_small_part_given_up_before_its_head_came_is_still_taken_in() -> None:
+    async def answer(asked: Asked, stream: trio.SocketStream) -> None:
+        has_asked.set()
+        await trio.sleep(0.1)
+        await stream.send_all(part_of(CONTENT, asked))
+
+    def accept(body: bytearray) -> bool:
+        shown.append(bytes(body))
+        return True
+
+    has_asked, shown = trio.Event(), list[bytes]()
+    async with serving(answer) as server, client(server) as origins, trio.open_nursery() as nursery:
+        nursery.start_soon(partial(origins.span, PATH, 0, 1000, len(CONTENT), accept))
+        await has_asked.wait()
+        nursery.cancel_scope.cancel()
+    assert shown[-1] == CONTENT[:1000]
 
 
 async def test_a_whole_file_sent_for_a_range_is_not_read_to_its_end() -> None:

@@ -307,7 +307,9 @@ def test_without_a_node_the_origins_copy_opens_and_without_the_origin_its_page_s
 def test_the_first_link_in_a_learning_platform_asks_no_server(inhabited: tuple[World, Node], tmp_path: Path) -> None:
     world, node = inhabited
     snippet = link(world, LESSON, "--html", "--node", node.home)
-    (world.site.folder / "stranger" / "cours.html").write_text(f'<!doctype html><meta charset="utf-8">{snippet}')
+    (world.site.folder / "stranger" / "cours.html").write_text(
+        f'<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,">{snippet}'
+    )
     with chromium(world, tmp_path / "profile") as browser:
         platform = browser.new_page()
         platform.goto(f"https://{STRANGER}:{world.port}/cours.html")

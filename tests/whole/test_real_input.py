@@ -184,6 +184,7 @@ def _oddly_named() -> dict[str, bytes]:
 
 def _do_exercise(page: Page) -> None:
     """Answer ten questions, right or wrong."""
+    page.locator("#valider").wait_for()  # the script has made the first
     for _ in range(10):
         for field in page.locator("#question input[type=text]").all():
             field.fill("1")
