@@ -1,7 +1,7 @@
 """Who goes first on the line: a reader who waits before what is fetched ahead; and on a metered link, nobody else.
 
 What gives way keeps all that it has, and sends it. It goes on when nothing has come for a reader for some seconds: a
-page asks for one file after the other, and in between nobody waits. For so long does what came for the reader not give
+page asks for one file after the other, and in between nobody waits. For so long what came for the reader does not give
 way itself: a fetch broken off between two of a page's files is not given again by the origin's guard for a while.
 A lesson that nobody can give holds up no other.
 """
@@ -9,6 +9,7 @@ A lesson that nobody can give holds up no other.
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from typing import NoReturn
 
 import trio
@@ -41,8 +42,8 @@ class Precedence:
         self._is_asked_for = is_asked_for
         self._asked = trio.Event()
         self._come: dict[InfoHash, int] = {}  # bytes of what is read, when somebody looked last
-        self._until_s = -float("inf")  # something is believed to come for a reader
-        self._lately: set[InfoHash] = set()  # what came for one until then
+        self._grew: set[InfoHash] = set()  # of those, what has come since its reader began
+        self._until_s: dict[InfoHash, float] = {}  # for so long is more of it believed to come for a reader
 
     def reconsider(self) -> None:
         """Somebody began to read what is not all here, or left it, or the link is another."""
@@ -58,18 +59,28 @@ class Precedence:
 
     def _put_in_order(self, now_s: float) -> float:
         """Have each content go on or give way; seconds until that changes by itself."""
-        read = self._stock.read()
-        coming = [held for held in self._holdings.coming if not held.is_edition]
-        come = {held.info_hash: held.bytes_have for held in coming if held.info_hash in read}
-        if now_s >= self._until_s:
-            self._lately.clear()
-        if come and come != self._come:
-            self._until_s = now_s + GRACE_S
-            self._lately |= come.keys()
-        self._come = come
-        is_reader_first, is_metered = now_s < self._until_s, self._is_metered()
-        for held in coming:
-            is_read = held.info_hash in read or held.info_hash in self._lately
-            is_for_readers_only = is_metered and not self._is_asked_for(held.info_hash)
-            held.pause.give_way(not is_read and (is_reader_first or is_for_readers_only))
-        return min(GRACE_S, self._until_s - now_s) if is_reader_first else GRACE_S if come else float("inf")
+        coming = {held.info_hash: held for held in self._holdings.coming if not held.is_edition}
+        read = self._stock.read() & coming.keys()
+        for info_hash in read:
+            self._look_at(info_hash, coming[info_hash].bytes_have, now_s)
+        for info_hash in self._come.keys() - read:
+            # Of what nobody could give to its last reader the bytes stay known: the next one begins nothing anew.
+            if info_hash in self._grew or info_hash not in coming:
+                del self._come[info_hash]
+                self._grew.discard(info_hash)
+        self._until_s = {info_hash: until_s for info_hash, until_s in self._until_s.items() if until_s > now_s}
+        is_metered = self._is_metered()
+        for info_hash, held in coming.items():
+            is_read = info_hash in read or info_hash in self._until_s
+            is_for_readers_only = is_metered and not self._is_asked_for(info_hash)
+            held.pause.give_way(not is_read and (bool(self._until_s) or is_for_readers_only))
+        return min([until_s - now_s for until_s in self._until_s.values()], default=GRACE_S if read else inf)
+
+    def _look_at(self, info_hash: InfoHash, have: int, now_s: float) -> None:
+        """Note what has come of a content that is read."""
+        before = self._come.get(info_hash)
+        if before != have:
+            self._come[info_hash] = have
+            self._until_s[info_hash] = now_s + GRACE_S
+            if before is not None:
+                self._grew.add(info_hash)

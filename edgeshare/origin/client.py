@@ -54,7 +54,7 @@ _CRAWLING_BYTES_PER_S = 4 * 1024
 _CRAWLING_S = 10.0
 _CRAWLED_LIKE = 6  # so it rests as after so many failures, 16 s at least: each try holds a line for 10 s
 _MAX_REDIRECTS = 5
-_SMALL = 64 * 1024  # bytes of an answer that is read to its end, though of no use, to keep its connection
+_SMALL = 64 * 1024  # bytes of an answer that is read to its end, though of no use, to keep its connection; or a piece
 _METADATA_S = 25.0  # for one file of metadata: a refresh has 120 s, and should reach the next mirrors in them
 _OTHERS_S = 5.0  # that mirrors asked side by side have, once one of them answered: a slow one is no reason to wait
 _HOLD_S = 0.5  # of the time that a limit has us wait, before looking whether there still is one
@@ -239,7 +239,8 @@ class OriginClient:
         arrives is counted as for `file`.
 
         Given up half-way it costs its connection, unless so little is missing that it is read to its end, and shown
-        to `accept`; that takes half a second at most.
+        to `accept`; that takes half a second at most. So does what has hardly begun: cut before its first piece is
+        here it would be for nothing, and the origin's guard would not give the same range again for a while.
 
         Raises:
             NotFound: there is no such file.
@@ -394,7 +395,7 @@ async def _watch(progress: _Progress) -> None:
             if before and not is_ours and progress.arrived - before < _CRAWLING_BYTES_PER_S * _CRAWLING_S:
                 progress.scope.cancel()
     except trio.Cancelled:
-        if progress.expected - progress.has_come > _SMALL:
+        if progress.expected - progress.has_come > _SMALL and progress.has_come > _SMALL:
             progress.scope.cancel()
         else:
             progress.scope.deadline = min(progress.scope.deadline, trio.current_time() + _FINISH_S)

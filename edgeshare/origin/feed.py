@@ -82,6 +82,7 @@ class Feed:
         self._counted_s = -float("inf")  # when the tracker was asked to count anew
         self._counts = 0
         self._given_away: dict[Piece, float] = {}  # to somebody else, by the origin's word; until when that counts
+        self._refused_ration: dict[Piece, float] = {}  # likewise, but a reader's range is another, and is asked for
         self._awaited_since: dict[Piece, float] = {}
         self.crowd = 1  # nodes believed to be after the same lesson, this one included
         self.missing: str | None = None  # what the origin said when it did not have a file; None when it had the last
@@ -117,7 +118,9 @@ class Feed:
         available = await torrent.availability()
         now = trio.current_time()
         self._given_away = {piece: until for piece, until in self._given_away.items() if until > now}
-        missing = torrent.missing() - self._coming - self._given_away.keys()
+        self._refused_ration = {piece: until for piece, until in self._refused_ration.items() if until > now}
+        given_away = self._given_away.keys() | (self._refused_ration.keys() - torrent.urgent)
+        missing = torrent.missing() - self._coming - given_away
         if self._wants_claims or not all(available[piece] for piece in missing):
             self._neighbours = await torrent.neighbours(claims=self._wants_claims)
         progress = torrent.progress
@@ -145,7 +148,9 @@ class Feed:
 
         found, wait_s = await due()
         if found:
-            async with line.turn(self.crowd) as has_waited:
+            # Readers wait alike, of whatever lesson: the many of one must not keep those of another from ever reading.
+            need = 1 if line is self._lines.readers else self.crowd
+            async with line.turn(need) as has_waited:
                 is_counted = line is self._lines.ration and await self._count()
                 if has_waited or is_counted:  # what waits in the line is not on its way: it may be here by now
                     found, wait_s = await due()
@@ -223,7 +228,9 @@ class Feed:
                 return max(0.5, min(error.retry_in_s, ASK_AGAIN_S))
             except Taken as error:
                 nursery.cancel_scope.cancel()
-                self._given_away |= dict.fromkeys(run, trio.current_time() + error.retry_in_s)
+                is_readers = reason is Reason.READER_WAITS
+                refused = self._given_away if is_readers else self._refused_ration
+                refused.update(dict.fromkeys(run, trio.current_time() + error.retry_in_s))
                 return 0.0
             except NotFound as error:
                 nursery.cancel_scope.cancel()

@@ -20,6 +20,7 @@ from edgeshare.origin.backoff import delay, exile
 
 PASSING_S = 3600.0  # how long a redirect that says to be temporary is remembered
 TAKEN_MOST_S = 120.0  # of nothing but "somebody else was given it", until that counts as a failure
+TAKEN_PAUSE_S = 90.0  # between two of those, and they do not belong together: longer than any guard has one wait
 
 
 @attrs.frozen
@@ -50,6 +51,7 @@ class Mirror:
     _failures: int = attrs.field(default=0, init=False)
     _wrong_times: int = attrs.field(default=0, init=False)
     _taken_since: float | None = attrs.field(default=None, init=False)
+    _taken_last: float = attrs.field(default=-float("inf"), init=False)
     _moves: dict[str, tuple[str, float]] = attrs.field(factory=dict, init=False)  # by folder: where to, until when
 
     def __attrs_post_init__(self) -> None:
@@ -76,8 +78,9 @@ class Mirror:
 
     def is_taken_for_too_long(self, now: float) -> bool:
         """Whether, with this one, it has said nothing but "somebody else was given it" for longer than is true."""
-        if self._taken_since is None:
+        if self._taken_since is None or now - self._taken_last > TAKEN_PAUSE_S:
             self._taken_since = now
+        self._taken_last = now
         return now - self._taken_since > TAKEN_MOST_S
 
     def address(self, path: str, now: float) -> str:

@@ -25,7 +25,7 @@ from edgeshare.layout import FileEntry
 from edgeshare.library.eviction import QuotaError
 from edgeshare.shim.guards import Headers
 from edgeshare.shim.problems import Problem, Trouble
-from edgeshare.view import LessonView, Node, OpenLesson, State
+from edgeshare.view import LessonView, Node, Obstacle, OpenLesson, State
 
 FIRST_BYTES_S: Final = 20.0  # browsers give up after minutes, readers sooner
 LATER_S: Final = 60  # for a lesson that needs more than patience
@@ -48,7 +48,10 @@ async def file_response(node: Node, request: Request, view: LessonView, path: st
                 return response
             except EdgeshareError as error:
                 raise _lost(node, view, error) from error
-    raise Problem(Trouble.ON_ITS_WAY, node.lesson(view.manifest.id) or view, retry_after_s=5)
+    now = node.lesson(view.manifest.id) or view
+    if now.state is State.FAILED or now.obstacle is Obstacle.DISK:  # somebody has to look after it first
+        raise Problem(Trouble.UNAVAILABLE, now, retry_after_s=LATER_S)
+    raise Problem(Trouble.ON_ITS_WAY, now, retry_after_s=5)
 
 
 async def _representation(

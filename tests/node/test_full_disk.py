@@ -59,6 +59,24 @@ async def test_nothing_is_begun_while_the_disk_is_short_and_all_of_it_when_there
             assert (held.trouble, held.pause.is_for_room) == (None, False)
 
 
+async def test_what_gives_way_on_a_disk_that_has_room_again_waits_for_that_alone(disk: Path) -> None:
+    ballast = disk / "ballast"
+    ballast.write_bytes(bytes(4 * MIB))
+    with trio.fail_after(30):
+        async with node(disk, Origin(LESSON)) as mine, holding(mine, LESSON) as held:
+            await held.until(lambda: held.pause.is_for_room)
+            held.pause.give_way(True)
+            ballast.unlink()
+            mine.library.doubt()
+            await held.until(lambda: not held.pause.is_for_room)
+            assert (held.pause.is_on, held.trouble) == (True, None)
+            ballast.write_bytes(bytes(4 * MIB))
+            await look(mine, is_paused=True)
+            held.pause.give_way(False)
+            await held.until(lambda: held.pause.is_for_room)
+            assert held.state is State.WAITING
+
+
 async def test_what_is_half_here_waits_with_all_that_it_has_and_goes_on_without_fetching_it_again(disk: Path) -> None:
     origin = Origin(LESSON)
     origin.most = 60 * PIECE

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any, cast
 
+import attrs
 import pytest
 import trio
 import trio.testing
+from trio.testing import MockClock
 
 from edgeshare import precedence
 from edgeshare.config import CatalogueName
-from edgeshare.manifest import LessonId
+from edgeshare.manifest import InfoHash, LessonId
+from edgeshare.precedence import Precedence
 from edgeshare.view import Obstacle, State
 from tests.support.content import PIECE, content, noise
 from tests.support.keeping import Desk, Node, keeping
@@ -105,3 +111,92 @@ async def test_what_somebody_asks_for_on_a_metered_link_comes(tmp_path: Path) ->
             await node.until(State.COMPLETE, AHEAD)
             await node.keeper.pin(READ)
             await node.until(State.COMPLETE, READ)
+
+
+@attrs.define
+class Held:
+    """A content as precedence sees it."""
+
+    info_hash: InfoHash
+    bytes_have: int = 0
+    is_edition: bool = False
+    gives_way: bool = False
+
+    @property
+    def pause(self) -> Held:
+        return self
+
+    def give_way(self, gives_way: bool) -> None:
+        self.gives_way = gives_way
+
+
+@attrs.define
+class Room:
+    """Three contents that are fetched, in memory; `readers` says which are read."""
+
+    first: Held = attrs.field(factory=lambda: Held(InfoHash(b"1" * 32)))
+    second: Held = attrs.field(factory=lambda: Held(InfoHash(b"2" * 32)))
+    ahead: Held = attrs.field(factory=lambda: Held(InfoHash(b"3" * 32)))
+    readers: set[InfoHash] = attrs.field(factory=set)
+    is_metered: bool = False
+
+    @property
+    def coming(self) -> list[Held]:
+        return [self.first, self.second, self.ahead]
+
+    def read(self) -> set[InfoHash]:
+        return set(self.readers)
+
+
+@asynccontextmanager
+async def in_order(room: Room) -> AsyncGenerator[Precedence, None]:
+    """Precedence at work in `room`."""
+    order = Precedence(
+        cast("Any", room), cast("Any", room), is_metered=lambda: room.is_metered, is_asked_for=lambda _: False
+    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(order.keep)
+        yield order
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_its_reader_has_left_does_not_go_on_for_as_long_as_others_read_something_else(
+    autojump_clock: MockClock,
+) -> None:
+    room = Room(is_metered=True)
+    room.readers |= {room.first.info_hash, room.second.info_hash}
+    async with in_order(room) as order:
+        await trio.testing.wait_all_tasks_blocked()
+        room.readers -= {room.second.info_hash}
+        order.reconsider()
+        await trio.testing.wait_all_tasks_blocked()
+        held = [room.second.gives_way]  # the reader may turn to the next file
+        for _ in range(10):  # the first one's goes on and on
+            room.first.bytes_have += 1
+            order.reconsider()
+            await trio.sleep(precedence.GRACE_S / 5)
+        held += [room.second.gives_way, room.first.gives_way]
+        assert held == [False, True, False]
+
+
+async def test_a_lesson_that_nobody_can_give_holds_up_no_other_when_its_reader_tries_again(
+    autojump_clock: MockClock,
+) -> None:
+    room = Room()
+    async with in_order(room) as order:
+        for tries in range(3):
+            room.readers |= {room.first.info_hash}
+            order.reconsider()
+            await trio.testing.wait_all_tasks_blocked()
+            assert room.ahead.gives_way is (tries == 0)
+            await trio.sleep(precedence.GRACE_S * 2)
+            assert not room.ahead.gives_way
+            room.readers.clear()
+            order.reconsider()
+            await trio.testing.wait_all_tasks_blocked()
+            assert not room.ahead.gives_way
+        room.readers |= {room.first.info_hash}
+        room.first.bytes_have += 1
+        order.reconsider()
+        await trio.testing.wait_all_tasks_blocked()
+        assert room.ahead.gives_way

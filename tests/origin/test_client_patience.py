@@ -283,6 +283,12 @@ async def test_the_end_of_a_fetch_that_was_given_up_is_not_waited_for_longer_tha
         assert 0.5 <= await give_up(origins, len(CONTENT) - (10 << 10)) < 2.0
 
 
+async def test_a_fetch_given_up_before_its_first_piece_is_here_still_brings_that() -> None:
+    _, origins, took = await given_up_at(1000)
+    assert origins.received["unknown"] >= 2 * len(CONTENT)
+    assert took < 2.0
+
+
 async def test_a_small_part_given_up_before_its_head_came_is_still_taken_in() -> None:
     async def answer(asked: Asked, stream: trio.SocketStream) -> None:
         has_asked.set()

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from random import Random
 
@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from edgeshare.crowd import PATIENCE_S, Gathering
 from edgeshare.layout import Layout, Piece
+from edgeshare.origin import feed
 from edgeshare.origin.client import OriginClient, open_origins
 from edgeshare.origin.feed import (
     FEW_LAST_S,
@@ -238,6 +239,27 @@ async def test_a_reader_does_not_wait_for_the_ration(tmp_path: Path) -> None:
             assert len(origin.folder.spans) == 1  # neighbours come in one request
             assert taking.taken == {Reason.READER_WAITS: 2 * PIECE}
             nursery.cancel_scope.cancel()
+
+
+async def test_readers_wait_alike_however_many_are_after_their_lesson(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needs: dict[Line, set[float]] = {}
+    turn = Line.turn
+
+    def noted(line: Line, need: float) -> AbstractAsyncContextManager[bool]:
+        needs.setdefault(line, set()).add(need)
+        return turn(line, need)
+
+    monkeypatch.setattr(Line, "turn", noted)
+    monkeypatch.setattr(feed, "crowd_of", lambda *_: 1000)
+    async with origin_of(LESSON, tmp_path / "origin") as origin, node() as swarm, trio.open_nursery() as nursery:
+        torrent = await hold(swarm, LESSON, tmp_path / "node")
+        nursery.start_soon(origin.feed(torrent).feed.run)
+        torrent.urge([Piece(30)])
+        await torrent.until(lambda: torrent.has(Piece(30)))
+        nursery.cancel_scope.cancel()
+    assert needs[origin.lines.readers] == {1}
 
 
 async def test_a_reader_does_not_stand_in_line_behind_the_ration_of_other_lessons(tmp_path: Path) -> None:
@@ -508,6 +530,25 @@ async def test_what_the_origin_gave_to_somebody_else_rests_and_the_rest_goes_on(
         assert trio.current_time() - guard.refused[-1][1] >= 1.0  # as it was told
         assert taking.taken == {Reason.ALONE: LESSON.size}
     assert len(guard.refused) == 1
+
+
+async def test_what_the_ration_was_refused_is_asked_for_when_a_reader_waits_for_it(tmp_path: Path) -> None:
+    async with origin_of(LESSON, tmp_path / "origin", Guarded) as origin, node() as swarm:
+        assert isinstance(origin.folder, Guarded)
+        origin.folder.given_away = {"film.mp4"}
+        torrent = await hold(swarm, LESSON, tmp_path / "node")
+        taking = origin.feed(torrent)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(taking.feed.run)
+            while not origin.folder.refused:
+                await trio.sleep(0.01)
+            origin.folder.given_away.clear()
+            _, refused_s = origin.folder.refused[-1]
+            wanted = LESSON.layout.pieces_of(LESSON.layout.by_path["film.mp4"])
+            torrent.urge(map(Piece, wanted))
+            await torrent.until(lambda: torrent.has(Piece(wanted.start)))
+            assert trio.current_time() < refused_s + 0.9  # the guard had said a second
+            nursery.cancel_scope.cancel()
 
 
 async def test_what_somebody_else_was_given_is_not_asked_for_again_once_it_comes_from_there(tmp_path: Path) -> None:

@@ -62,10 +62,17 @@ def test_a_mirror_in_exile_is_of_use_only_when_all_are() -> None:
 def test_taken_is_believed_for_two_minutes_and_no_longer() -> None:
     mirror = Mirror("http://a/")
     assert not mirror.is_taken_for_too_long(0.0)
+    assert not mirror.is_taken_for_too_long(TAKEN_MOST_S / 2)
     assert not mirror.is_taken_for_too_long(TAKEN_MOST_S)
     assert mirror.is_taken_for_too_long(TAKEN_MOST_S + 1)
     mirror.worked()
     assert not mirror.is_taken_for_too_long(TAKEN_MOST_S + 2)
+
+
+def test_two_lone_taken_long_after_one_another_are_no_failure() -> None:
+    mirror = Mirror("http://a/")
+    assert not mirror.is_taken_for_too_long(0.0)
+    assert not mirror.is_taken_for_too_long(TAKEN_MOST_S + 1)
 
 
 @pytest.mark.parametrize("is_for_good", [True, False])

@@ -14,7 +14,7 @@ from edgeshare.httpd.messages import FileBody, Response, StreamBody
 from edgeshare.library.eviction import Space
 from edgeshare.manifest import InfoHash, LessonId
 from edgeshare.shim.routes import shim
-from edgeshare.view import State
+from edgeshare.view import Obstacle, State
 from edgeshare.vocabulary import built_in
 from tests.shim.conftest import Browser
 
@@ -169,6 +169,16 @@ async def test_a_lesson_that_does_not_come_is_503_and_tells_its_reader(
     assert "La leçon est en route" in page
     assert "40\u00a0%" in page
     assert (node.streams, node.reads.total()) == (0, 0)
+
+
+@pytest.mark.parametrize("change", [{"state": State.FAILED}, {"obstacle": Obstacle.DISK}])
+async def test_what_does_not_come_before_somebody_looks_after_the_machine_is_not_said_to_be_on_its_way(
+    browser: Browser, node: NodeInMemory, autojump_clock: MockClock, change: dict[str, Any]
+) -> None:
+    node.alter("sciences-6e-eau", **change)
+    response = await browser.get("/film.mp4", host=EAU, accept="*/*", sec_fetch_mode="no-cors")
+    assert (response.status, response.body) == (503, b"the lesson cannot be fetched now\n")
+    assert header(response, "retry-after") == "60"
 
 
 async def test_a_picture_that_does_not_come_is_503_without_a_page(browser: Browser, autojump_clock: MockClock) -> None:
