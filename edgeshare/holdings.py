@@ -213,6 +213,8 @@ class Holdings:
             if self._lives.get(info_hash) is life:
                 del self._lives[info_hash]
             life.over.set()
+        if self._held.get(info_hash) is holding and not holding.is_at_rest:  # something spoke against it meanwhile
+            self._begin(info_hash)
 
     async def _keep_telling(self, holding: Holding, life: _Life) -> NoReturn:
         while True:

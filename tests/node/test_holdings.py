@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -107,6 +108,32 @@ async def test_what_is_at_rest_is_mended_whenever_it_is_harmed(tmp_path: Path) -
                 await holding.until(lambda: not holding.is_complete)
                 await at_rest(mine)
                 assert lesson.is_at(node.library.folder(lesson.info_hash))
+
+
+async def test_what_is_harmed_in_the_moment_in_which_it_comes_to_rest_is_mended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep_telling = Holdings._keep_telling
+    harmed: list[Holding] = []
+
+    async def harm_at_the_end(self: Holdings, holding: Holding, life: Any) -> None:
+        try:
+            await keep_telling(self, holding, life)
+        finally:
+            if not harmed and holding.is_at_rest:
+                harmed.append(holding)
+                (node.library.folder(holding.info_hash) / "a").write_bytes(b"harm")
+                holding.distrust("a file")
+
+    monkeypatch.setattr(Holdings, "_keep_telling", harm_at_the_end)
+    with trio.fail_after(30):
+        async with parts(tmp_path, Origin(*LESSONS)) as node, held(node, LESSONS[0]) as mine:
+            holding = mine.get(LESSONS[0].info_hash)
+            assert holding
+            while not harmed:
+                await trio.sleep(0.01)
+            await holding.until(lambda: holding.is_at_rest)
+            assert (node.library.folder(holding.info_hash) / "a").read_bytes() == LESSONS[0].files["a"]
 
 
 async def test_an_index_that_lost_what_is_at_rest_knows_it_again_with_all_that_a_start_needs(tmp_path: Path) -> None:
