@@ -38,6 +38,7 @@ NO_PROXY = ProxyAddress("none")  # not even the environment's
 NOWHERE = "none"  # where no address is listened on, though the profile has one
 
 _LABEL = "[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"  # of a host's name (RFC 1123 §2.1)
+MOST_CONNECTIONS = 4096  # of readers, from wherever: those of a school of 1,000
 _MOST_SECONDS = 7 * 24 * 3600  # a node that asks less often than weekly lets the metadata of a month expire
 
 
@@ -75,6 +76,8 @@ class ShimConfig:
     # Whether lessons may lead outside. Then nothing stops one that carries something there, or that speaks WebRTC.
     outside_links: bool = False
     statement: Path | None = None  # a TOML file, what the declaration of accessibility says of who runs the node
+    # Of one address. A browser has up to six for each web origin; behind NAT or a proxy a whole school is one address.
+    connections_per_client: int = 64
     metrics_on_lan: bool = False  # the network gets lessons; figures are for those who run the node
 
 
@@ -359,6 +362,12 @@ def _seconds(value: object, _: object) -> float:
     return float(value)
 
 
+def _count(value: object, _: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_CONNECTIONS:
+        raise ValueError(f"is not a whole number from 1 to {MOST_CONNECTIONS}")
+    return value
+
+
 def _is_tuple(kind: Any) -> bool:
     origin: object = typing.get_origin(kind)
     return origin is tuple
@@ -376,6 +385,7 @@ def _converters() -> cattrs.Converter:
     converter.register_structure_hook(str, _exactly(str, "text"))
     converter.register_structure_hook(bool, _exactly(bool, "true or false"))
     converter.register_structure_hook(float, _seconds)
+    converter.register_structure_hook(int, _count)
     converter.register_structure_hook(Path, _text_to(Path, "a path"))
     converter.register_structure_hook(Size, _text_to(parse_size, 'a size like "20 GiB"'))
     converter.register_structure_hook(Rate, _text_to(parse_rate, 'a rate like "20 Mbit/s"'))

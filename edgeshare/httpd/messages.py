@@ -112,7 +112,7 @@ class Response:
 
 
 # At a lesson's own web origin, too, there is a document that no handler has seen: it may not speak for the lesson.
-_CONFINED = ("content-security-policy", "default-src 'none'; sandbox")
+CONFINED: Final = ("content-security-policy", "default-src 'none'; sandbox")
 
 
 class Refused(Exception):
@@ -120,7 +120,7 @@ class Refused(Exception):
 
     def __init__(self, status: int, *headers: tuple[str, str], body: bytes = b"") -> None:
         super().__init__(status)
-        self.response = Response(status, (*headers, _CONFINED, ("connection", "close")), body)
+        self.response = Response(status, (*headers, CONFINED, ("connection", "close")), body)
 
 
 def checked(event: h11.Request, local: tuple[str, int]) -> Request:

@@ -1,8 +1,8 @@
 """How many requests one client may make: a bucket of tokens for each address. Pure: the time is handed in.
 
 Meant for a program that has gone wild, never for readers: behind one address may stand a whole school (NAT, a proxy).
-A full bucket is not remembered, and of the others the one that was not seen for longest goes first: an attacker with
-more addresses than are remembered gets full buckets, which the limits on connections bound.
+The bucket that was not seen for longest is forgotten first: an attacker with more addresses than are remembered gets
+full buckets, which the limits on connections bound.
 """
 
 from __future__ import annotations

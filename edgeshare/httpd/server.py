@@ -27,9 +27,10 @@ import trio
 from attrs.validators import ge, gt
 
 from edgeshare import host as system
+from edgeshare.config import MOST_CONNECTIONS
 from edgeshare.errors import ConfigError
 from edgeshare.httpd.heads import HEAD_BYTES, Asked, Heads
-from edgeshare.httpd.messages import BODILESS, FileBody, Refused, Request, Response, StreamBody, head
+from edgeshare.httpd.messages import BODILESS, CONFINED, FileBody, Refused, Request, Response, StreamBody, head
 from edgeshare.httpd.rates import Buckets, Rate
 from edgeshare.httpd.wire import NEVER, Wire, wire_of
 
@@ -56,7 +57,7 @@ class Limits:
     """What one server allows its clients."""
 
     # A school of 1,000 where all have pages open; idle ones take 10 kB each, and each may hold a file.
-    connections: int = attrs.field(default=4096, validator=ge(1))
+    connections: int = attrs.field(default=MOST_CONNECTIONS, validator=ge(1))
     connections_per_client: int = attrs.field(default=64, validator=ge(1))  # a browser opens 6 for each web origin
     requests_per_client: Rate = attrs.field(factory=Rate)
     head_timeout_s: float = attrs.field(default=10.0, validator=gt(0))
@@ -153,7 +154,7 @@ class _Door:
         connection = _Connection(self._house, wire_of(stream), client, local)
         is_full = len(self._inside) >= self._most
         if is_full or self._present[client] >= self._house.limits.connections_per_client:
-            await self._refuse(connection)
+            await self._refuse(connection, b"" if is_full else b" from your address")
             return
         self._present[client] += 1
         self._inside.add(connection)
@@ -176,11 +177,11 @@ class _Door:
                 if connection.wire.is_late(now_s):
                     connection.give_up()
 
-    async def _refuse(self, connection: _Connection) -> None:
+    async def _refuse(self, connection: _Connection, whose: bytes) -> None:
         if self._refusals < REFUSALS_AT_ONCE:
             self._refusals += 1
             try:
-                await connection.refuse()
+                await connection.refuse(whose)
             finally:
                 self._refusals -= 1
 
@@ -220,9 +221,10 @@ class _Connection:
         self._is_late = True
         self._gone.cancel()
 
-    async def refuse(self) -> None:
-        """Say that the server is full."""
-        busy = Refused(503, _PLAIN, ("retry-after", str(BUSY_RETRY_S)), body=b"Too many connections: try again soon.\n")
+    async def refuse(self, whose: bytes) -> None:
+        """Say that there are too many connections, and `whose`."""
+        words = b"Too many connections%b: try again soon.\n" % whose
+        busy = Refused(503, _PLAIN, ("retry-after", str(BUSY_RETRY_S)), body=words)
         await self._dismiss(busy)
 
     async def _dismiss(self, refusal: Refused | None = None) -> None:
@@ -254,7 +256,7 @@ class _Connection:
             response = self._house.at_once(request) or await self._answer(request)
         except Exception:
             logger.exception("a request could not be answered")
-            response = Response(500)
+            response = Response(500, (CONFINED,))
         try:
             return await self._send(response, asked)
         finally:
@@ -279,6 +281,7 @@ class _Connection:
                 nursery.start_soon(self._watch)
                 response = await self._house.handler(request)
                 nursery.cancel_scope.cancel()
+            await trio.lowlevel.checkpoint_if_cancelled()  # the client left in this very moment
         finally:
             if self._gone.cancel_called and response is not None and isinstance(response.body, FileBody):
                 response.body.file.close()

@@ -101,7 +101,7 @@ def site_of(host: str, *, address: str, port: int, names: Names) -> Site | None:
             return LessonOrigin(lesson, names.domain)
     if value in names.allowed or (has_port and name in names.machine | names.allowed):
         return Elsewhere(name)
-    if has_port and (typed := _address(name.strip("[]"))) is not None and typed == _arrival(address):
+    if has_port and (typed := _typed(name)) is not None and typed == _arrival(address):
         return Elsewhere(name)
     return None
 
@@ -146,6 +146,12 @@ def _lesson_below(domain: DomainName, name: str) -> LessonId | None:
         return lesson_id(label)
     except ManifestError:
         return None
+
+
+def _typed(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The address that a Host names: IPv6 stands in brackets, and nothing else does."""
+    found = _address(name.strip("[]"))
+    return found if name.startswith("[") == isinstance(found, ipaddress.IPv6Address) else None
 
 
 def _arrival(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

@@ -19,9 +19,11 @@ from edgeshare.httpd.messages import FileBody, Request, Response
 from edgeshare.httpd.server import Handler
 from edgeshare.layout import FileEntry
 from edgeshare.manifest import LessonId
+from edgeshare.shim.files import tag
 from edgeshare.shim.guards import Headers
 from edgeshare.view import Node
 
+JUDGED_CHARACTERS: Final = 120  # of what browsers say in Fetch Metadata
 KNOWN: Final = 4096  # files: some dozen lessons that a class reads now; a kilobyte each
 
 _JUDGED_BY: Final = ("sec-fetch-site", "sec-fetch-mode", "sec-fetch-dest", "service-worker")
@@ -98,8 +100,13 @@ class Quick:
         name, path = _lesson_and_path(request)
         lesson = self._node.complete(name)
         entry = lesson.file(path) if lesson is not None else None
-        etag = dict(response.headers).get("etag")
-        if lesson is None or entry is None or etag is None:
+        if lesson is None or entry is None:
+            return
+        etag = tag(lesson, entry)
+        if dict(response.headers).get("etag") != etag:  # the routes have taken it for another lesson's, or for no file
+            return
+        judged = _judged(request)
+        if sum(map(len, judged)) > JUDGED_CHARACTERS:  # no browser's
             return
         unchanged = Response(304, tuple(each for each in response.headers if each[0] not in _OF_A_BODY))
         while len(self._known) >= KNOWN:
@@ -109,12 +116,15 @@ class Quick:
 
 
 def _key(request: Request) -> _Key:
-    judged = tuple(f"{name}:{value}" for name, value in request.headers if name in _JUDGED_BY)
-    return request.host, request.local, request.path, judged
+    return request.host, request.local, request.path, _judged(request)
+
+
+def _judged(request: Request) -> tuple[str, ...]:
+    return tuple(f"{name}:{value}" for name, value in request.headers if name in _JUDGED_BY)
 
 
 def _lesson_and_path(request: Request) -> tuple[LessonId, str]:
-    """Which file it was that the routes gave."""
+    """Which file it was that the routes gave, as far as the request tells."""
     if request.path.startswith("/lessons/"):
         name, _, path = request.path.removeprefix("/lessons/").partition("/")
         return LessonId(name), path

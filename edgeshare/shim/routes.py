@@ -72,12 +72,12 @@ def may_wait(node: Node) -> Callable[[Request], bool]:
     """Which requests may have to wait for pieces: those for a file of a lesson that is not complete."""
 
     def waits(request: Request) -> bool:
+        # A lesson's own origin may have a folder of this name, and another host begin like a lesson: then either may.
+        names = [request.host.lower().partition(".")[0]]
         if request.path.startswith("/lessons/"):
-            name = request.path.split("/")[2]
-        else:
-            name = request.host.lower().partition(".")[0]  # of another host it is no lesson's, or hardly ever
-        view = node.lesson(LessonId(name))
-        return view is not None and view.state is not State.COMPLETE
+            names.append(request.path.split("/")[2])
+        views = [node.lesson(LessonId(name)) for name in names]
+        return any(view is not None and view.state is not State.COMPLETE for view in views)
 
     return waits
 

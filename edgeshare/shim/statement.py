@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-from attrs.validators import instance_of, optional
 
 from edgeshare.errors import ConfigError
 
@@ -37,21 +36,33 @@ class Compliance(enum.Enum):
     FULL = "full"
 
 
-_TEXTS = attrs.validators.deep_iterable(instance_of(str), instance_of(tuple))
+def _is_text(_: Statement, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not isinstance(value, str | None):
+        raise ValueError(f"{attribute.name} is {value!r}, and a text is wanted")  # noqa: TRY004 - one kind for all
+
+
+def _is_date(_: Statement, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not isinstance(value, date | None):
+        raise ValueError(f"{attribute.name} is {value!r}, and a date is wanted")  # noqa: TRY004
+
+
+def _is_texts(_: Statement, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not isinstance(value, tuple) or not all(isinstance(each, str) for each in value):
+        raise ValueError(f"{attribute.name} is {value!r}, and a list of texts is wanted")
 
 
 @attrs.frozen(kw_only=True)
 class Statement:
     """What one body declares of the pages that it gives."""
 
-    body: str | None = attrs.field(default=None, validator=optional(instance_of(str)))
-    contact: str | None = attrs.field(default=None, validator=optional(instance_of(str)))
-    established: date | None = attrs.field(default=None, validator=optional(instance_of(date)))
-    plan: str | None = attrs.field(default=None, validator=optional(instance_of(str)))
-    audit: str | None = attrs.field(default=None, validator=optional(instance_of(str)))
+    body: str | None = attrs.field(default=None, validator=_is_text)
+    contact: str | None = attrs.field(default=None, validator=_is_text)
+    established: date | None = attrs.field(default=None, validator=_is_date)
+    plan: str | None = attrs.field(default=None, validator=_is_text)
+    audit: str | None = attrs.field(default=None, validator=_is_text)
     share: int | None = attrs.field(default=None)
-    not_accessible: tuple[str, ...] = attrs.field(default=(), validator=_TEXTS)
-    exempt: tuple[str, ...] = attrs.field(default=(), validator=_TEXTS)
+    not_accessible: tuple[str, ...] = attrs.field(default=(), validator=_is_texts)
+    exempt: tuple[str, ...] = attrs.field(default=(), validator=_is_texts)
 
     @share.validator
     def _is_percent(self, attribute: attrs.Attribute[int | None], value: object) -> None:
@@ -75,6 +86,13 @@ class Statement:
 UNFILLED = Statement()  # as it comes with edgeshare
 
 
+def _known(given: dict[str, Any]) -> dict[str, Any]:
+    unknown = sorted(given.keys() - {field.name for field in attrs.fields(Statement)})
+    if unknown:
+        raise ValueError(f"{unknown[0]} is no key of it")
+    return given
+
+
 def read_statement(path: Path) -> Statement:
     """The declaration in the TOML file `path`.
 
@@ -86,11 +104,11 @@ def read_statement(path: Path) -> Statement:
         given: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()
         }
-        return Statement(**given)
+        return Statement(**_known(given))
     except OSError as error:
         hint = "`statement` names it; without one the pages say that no audit was made"
         raise ConfigError(f"cannot read {path} ({error.strerror})", hint=hint) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, TypeError, ValueError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, ValueError) as error:
         hint = f"its keys are {', '.join(field.name for field in attrs.fields(Statement))}"
         raise ConfigError(
             f"{path} is no declaration of accessibility ({str(error).splitlines()[0]})", hint=hint

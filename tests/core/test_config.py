@@ -253,6 +253,8 @@ def test_every_profile_can_be_read(profile: str) -> None:
         (BASE + 'fetch = ["Maths"]', ["`fetch`", "'Maths'"]),
         (BASE + 'profile = "hom"', ["profile 'hom'", "home, school, origin"]),
         (BASE + 'profile = ["home"]', ["profile ['home']", "home, school, origin"]),
+        (BASE + "[shim]\nconnections_per_client = 0", ["`shim.connections_per_client`", "from 1 to 4096"]),
+        (BASE + "[shim]\nconnections_per_client = true", ["`shim.connections_per_client`", "from 1 to 4096"]),
         (BASE + "refresh_every_s = 0", ["`refresh_every_s`", "from 1 to"]),
         (BASE + "refresh_every_s = nan", ["`refresh_every_s`", "from 1 to"]),
         (BASE + "refresh_every_s = inf", ["`refresh_every_s`", "from 1 to"]),

@@ -56,6 +56,7 @@ def test_the_loopback_names_are_home(host: str) -> None:
         "localhost,localhost:8470",
         "127.0.0.1",
         "127.0.0.2:8470",
+        "[127.0.0.1]:8470",
         "127.1:8470",
         "2130706433:8470",
         "0x7f.0.0.1:8470",

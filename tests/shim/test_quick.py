@@ -125,6 +125,38 @@ async def test_what_has_changed_is_for_the_routes(
     assert quick.answer(asked()) is None
 
 
+async def test_a_lessons_own_folder_named_lessons_is_never_taken_for_another_lessons_files(
+    quick: Quick, learning: Handler, node: NodeInMemory, bytes_of: BytesOf
+) -> None:
+    node.add(
+        attrs.evolve(node.views[LessonId("maths-6e-fractions")].manifest, id=LessonId("autre")),
+        State.COMPLETE,
+        Content({"lessons/maths-6e-fractions/film.mp4": b"mine"}),
+    )
+    once = asked("/lessons/maths-6e-fractions/film.mp4", "autre.localhost:8470")
+    first = await learning(once)
+    assert await bytes_of(first) == b"mine"
+    assert quick.answer(once) is None
+    known = asked(
+        "/lessons/maths-6e-fractions/film.mp4", "autre.localhost:8470", if_none_match=dict(first.headers)["etag"]
+    )
+    assert (await learning(known)).status == 304
+    node.alter("autre", state=State.WITHDRAWN)
+    assert quick.answer(known) is None
+
+
+async def test_what_no_browser_says_of_a_request_is_not_remembered(
+    quick: Quick, learning: Handler, bytes_of: BytesOf
+) -> None:
+    for judged, is_known in (("navigate", True), ("x" * 200, False)):
+        once = asked(sec_fetch_mode=judged, sec_fetch_site="none")
+        await bytes_of(await learning(once))
+        again = quick.answer(once)
+        assert (again is not None) is is_known
+        if again is not None:
+            await bytes_of(again)
+
+
 @pytest.mark.parametrize(
     ("target", "host"),
     [

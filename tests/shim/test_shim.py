@@ -330,6 +330,7 @@ def test_below_the_lesson_domain_a_response_may_wait_too(node: NodeInMemory) -> 
     for domain in ("localhost:8470", "lecons.college.fr", "lecons.college.fr:8471"):
         assert waits(asked(f"sciences-6e-eau.{domain}", "/film.mp4"))
         assert not waits(asked(f"maths-6e-fractions.{domain}", "/film.mp4"))
+        assert waits(asked(f"sciences-6e-eau.{domain}", "/lessons/maths-6e-fractions/film.mp4"))  # a folder of its own
     assert not waits(asked("salle12.local:8470", "/"))
 
 

@@ -51,6 +51,17 @@ def test_what_cannot_be_names_the_file_and_the_keys(tmp_path: Path, text: str) -
         read_statement(path)
 
 
+@pytest.mark.parametrize("text", ["body = 1", "exempt = 'x'", "x = 1"])
+def test_what_cannot_be_is_said_in_a_line_without_pythons_own_words(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "accessibilite.toml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError) as raised:
+        read_statement(path)
+    reason = str(raised.value).partition("(")[2]
+    assert reason.startswith(f"{text.partition(' ')[0]} is ")
+    assert len(reason) < 200
+
+
 def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot read"):
         read_statement(tmp_path / "missing.toml")

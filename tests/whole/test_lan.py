@@ -102,6 +102,10 @@ def test_a_name_that_is_not_ours_gets_nothing_from_nginx(front: Front, host: str
 
 def test_behind_nginx_figures_stay_with_the_machine(front: Front) -> None:
     assert front.get("/metrics").status_code == 403
+    for target in (f"http://{NAME}/metrics", f"HTTP://{NAME}:{front.port}/metrics"):  # another name than Host says
+        with socket.create_connection(("127.0.0.1", front.port), 5.0) as sock:
+            sock.sendall(f"GET {target} HTTP/1.1\r\nHost: localhost:{front.node.port}\r\n\r\n".encode())
+            assert sock.recv(100).split()[1] == b"400"
     assert httpx.get(f"http://localhost:{front.node.port}/metrics").status_code == 200
 
 

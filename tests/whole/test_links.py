@@ -219,6 +219,9 @@ def test_a_teachers_link_opens_the_lesson_at_home_with_one_click_and_no_question
         page.goto(f"{world.origin}o#{LESSON}/../{OTHER}")
         said(page, "Ce lien ne nomme aucune leçon.")
         assert not page.is_visible(".go button")
+        page.evaluate(f"location.hash = '{LESSON}'")  # the same page, mended
+        expect(page.locator(".go button")).to_be_visible()
+        expect(page.get_by_role("status")).to_be_empty()
     asked = world.asked_by_browsers()[asked_before:]
     assert not any("/content/" in path or LESSON in path for path in asked)
 

@@ -52,6 +52,7 @@ const memory = (name, value) => {
 let lesson, path;
 const read = () => {
   lesson = path = "";
+  say();
   try {
     const [id, ...parts] = location.hash.slice(1).split("/").map(decodeURIComponent);
     if (!/^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/.test(id) || parts.some(part => /^\.{0,2}$/.test(part))) throw id;
