@@ -169,8 +169,8 @@ class NodeStatus:
     served_this_month: int = 0  # of lessons, to readers, in the same month as `outside_bytes`
     readers: int = 0  # connections that they have open now
 
-    def as_json(self) -> dict[str, Any]:
-        """Its fields as the API and `--json` give them; fields are only ever added."""
+    def for_readers(self) -> dict[str, Any]:
+        """What any reader may know: which catalogues there are, and whether the node is well. No figure of its use."""
         return {
             "version": self.version,
             "profile": self.profile,
@@ -188,16 +188,22 @@ class NodeStatus:
             "lessons": {state.value: count for state, count in self.lessons.items()},
             "metadata_expires": _iso(self.freshness.expires),
             "metadata_signed": _iso(self.freshness.issued),
-            "metadata_versions": dict(self.metadata_versions),
             "fresh": self.freshness.is_fresh,
             "clock": self.freshness.clock.value,
             "refreshed": _iso(self.freshness.refreshed),
             "warning": self.warning,
+            "trouble": self.trouble,
+        }
+
+    def as_json(self) -> dict[str, Any]:
+        """Its fields as the API and `--json` give them; fields are only ever added."""
+        return {
+            **self.for_readers(),
+            "metadata_versions": dict(self.metadata_versions),
             "refused": {refusal.value: count for refusal, count in self.refused.items()},
             "refusals": [
                 {"at": _iso(note.at), "reason": note.refusal.value, "what": note.what} for note in self.refusals
             ],
-            "trouble": self.trouble,
             "origin_bytes": sum(self.origin_bytes.values()),
             "origin_bytes_by_reason": dict(self.origin_bytes),
             "peer_bytes": self.peer_bytes,

@@ -90,7 +90,7 @@ def test_the_defaults_in_the_docs_are_those_of_the_code() -> None:
 
 def test_the_metrics_in_the_docs_are_those_of_the_code() -> None:
     suffixes = {"counter": "_total", "info": "_info"}
-    named = {metric.name + suffixes.get(metric.type, "") for metric in NodeCollector(NodeInMemory()).collect()}
+    named = {metric.name + suffixes.get(metric.type, "") for metric in NodeCollector(NodeInMemory().status()).collect()}
     text = _metrics_page()
     assert named == set(re.findall(r"^\| `(edgeshare_\w+)` \|", text, re.MULTILINE))
     assert named == set(re.findall(r"\bedgeshare_[a-z_]+", text))  # the rules and queries use no other

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any, Final
 from urllib.parse import parse_qs
@@ -16,7 +16,7 @@ from edgeshare.httpd.messages import Request, Response, StreamBody
 from edgeshare.manifest import LessonId, LessonManifest, lesson_id
 from edgeshare.shim.guards import Headers, of_our_own
 from edgeshare.shim.problems import Problem, Trouble
-from edgeshare.view import LessonView, Node
+from edgeshare.view import LessonView, Node, NodeStatus
 
 ROOT: Final = "/api/"
 KEEP_ALIVE_S: Final = 15.0  # proxies cut what is silent for 30 to 60 s
@@ -26,8 +26,8 @@ RECONNECT_MS: Final = 1500  # a page is fresh again within 10 s of a restart of 
 _HEADERS: Final[Headers] = (*of_our_own(), ("cache-control", "no-store"))
 
 
-def answer(node: Node, request: Request) -> Response:
-    """The response to a request below `/api/`.
+def answer(node: Node, request: Request, status: Callable[[], NodeStatus], *, sees_figures: bool) -> Response:
+    """The response to a request below `/api/`; who `sees_figures` gets those of `status`, too.
 
     Raises:
         Problem: there is nothing of this name.
@@ -39,7 +39,7 @@ def answer(node: Node, request: Request) -> Response:
         case ["v1", "lessons", name]:
             return _json(200, known_lesson(node, name).as_json())
         case ["v1", "status"]:
-            return _json(200, node.status().as_json())
+            return _json(200, status().as_json() if sees_figures else status().for_readers())
         case ["v1", "events"]:
             kind = ("content-type", "text/event-stream; charset=utf-8")
             return Response(200, (*_HEADERS, kind), StreamBody(_events(node, _named(request)), None))

@@ -20,7 +20,7 @@ from edgeshare.httpd.messages import Response
 from edgeshare.refusals import Refusal
 from edgeshare.shim import guards
 from edgeshare.shim.guards import Headers
-from edgeshare.view import MirrorView, Node, NodeStatus, State
+from edgeshare.view import MirrorView, NodeStatus, State
 
 # The plain format of 2014, which every Prometheus reads: nothing here needs a later one, so nothing is negotiated.
 _HEADERS: Final[Headers] = (
@@ -32,14 +32,14 @@ _ELSEWHERE: Final = b"Only this machine gets metrics, at localhost: `metrics_on_
 
 
 class NodeCollector(Collector):
-    """A node's status as metrics, read anew at every collection."""
+    """A node's status as metrics."""
 
-    def __init__(self, node: Node) -> None:
-        self._node = node
+    def __init__(self, status: NodeStatus) -> None:
+        self._status = status
 
     def collect(self) -> Iterator[Metric]:
         """Every metric there is, those without a value yet with no sample."""
-        status = self._node.status()
+        status = self._status
         yield InfoMetricFamily(
             "edgeshare_build", "The node's version and profile.", {"version": status.version, "profile": status.profile}
         )
@@ -50,10 +50,10 @@ class NodeCollector(Collector):
         yield from _readers(status)
 
 
-def exposition(node: Node) -> Response:
+def exposition(status: NodeStatus) -> Response:
     """All metrics, as Prometheus reads them."""
     registry = CollectorRegistry()
-    registry.register(NodeCollector(node))
+    registry.register(NodeCollector(status))
     return Response(200, _HEADERS, generate_latest(registry))
 
 

@@ -36,7 +36,7 @@ from edgeshare.shim.problems import Problem, Trouble
 from edgeshare.shim.register import Register
 from edgeshare.shim.shelves import Wish
 from edgeshare.shim.statement import UNFILLED, read_statement
-from edgeshare.view import LessonView, Node, State
+from edgeshare.view import LessonView, Node, NodeStatus, State
 from edgeshare.vocabulary import Vocabulary
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -44,6 +44,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 STATIC: Final = ("edgeshare.css", "edgeshare.js", "icon.svg")
 
 _NAMES_TOLD = 16  # a scanner may try thousands
+STATUS_LASTS_S: Final = 1.0  # of the whole node: for so long is what was found out about it told again
 _IN_A_THREAD = 1000  # lessons, which are sorted out in some 10 ms
 
 _T = TypeVar("_T")
@@ -112,6 +113,8 @@ class _Shim:
         self._vocabulary = vocabulary
         self._register = Register((), vocabulary)
         self._registering = trio.Lock()
+        self._looked: NodeStatus | None = None
+        self._looked_s = -float("inf")
 
     async def answer(self, request: Request) -> Response:
         """The response to one request that the server has let in."""
@@ -188,7 +191,7 @@ class _Shim:
         if guards.is_from_another_site(request):
             return _forbidden()
         if request.path.startswith(api.ROOT):
-            return api.answer(self._node, request)
+            return api.answer(self._node, request, partial(self._status, reader), sees_figures=reader.sees_figures)
         match request.path.split("/")[1:]:
             case [""]:
                 return await self._catalogue(request, reader)
@@ -233,15 +236,27 @@ class _Shim:
         is_here = isinstance(site, hosts.Home) and hosts.is_own_loopback(request.local[0])
         return is_here or self._metrics_on_lan
 
+    def _status(self, reader: Reader) -> NodeStatus:
+        """How the node is; to others than this machine, how it was a moment ago.
+
+        With thousands of lessons it takes a tenth of a second to find out, and nobody is to hold up readers by asking.
+        """
+        if reader.sees_figures and not self._metrics_on_lan:
+            return self._node.status()
+        now_s = trio.current_time()
+        if self._looked is None or now_s - self._looked_s >= STATUS_LASTS_S:
+            self._looked_s, self._looked = now_s, self._node.status()
+        return self._looked
+
     def _figures(self, reader: Reader) -> Response:
         if not reader.sees_figures:
             raise Problem(Trouble.WITHHELD)
-        return _page(reader, self._pages.figures(reader, self._node.status(), self._now()))
+        return _page(reader, self._pages.figures(reader, self._status(reader), self._now()))
 
     def _metrics(self, reader: Reader) -> Response:
         from edgeshare.shim import metrics  # its library takes 50 ms, which a node that nobody scrapes never pays
 
-        return metrics.exposition(self._node) if reader.sees_figures else metrics.withheld()
+        return metrics.exposition(self._status(reader)) if reader.sees_figures else metrics.withheld()
 
     async def _in_sandbox(self, request: Request, home: str) -> Response:
         """A lesson below `/lessons/`. Its page's own pictures, styles and scripts come as from another site.

@@ -1,21 +1,22 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from edgeshare.config import Endpoint, ShimConfig
 from edgeshare.httpd.messages import Response, StreamBody
 from edgeshare.manifest import LessonId
-from edgeshare.view import Obstacle, State
-from tests.shim.conftest import bytes_of, manifest
-
-if TYPE_CHECKING:
-    from tests.shim.conftest import Browser, NodeInMemory
+from edgeshare.shim.routes import shim
+from edgeshare.view import NodeStatus, Obstacle, State
+from edgeshare.vocabulary import built_in
+from tests.shim.conftest import NOW, Browser, NodeInMemory, bytes_of, manifest
 
 PROGRESS = {
     "id",
@@ -105,6 +106,42 @@ async def test_a_withdrawn_lesson_says_so(browser: Browser) -> None:
 
 async def test_the_status_is_that_of_the_node(browser: Browser, node: NodeInMemory) -> None:
     assert await told(browser, "/api/v1/status") == node.status().as_json()
+
+
+async def test_a_reader_on_the_lan_hears_whether_the_node_is_well_and_no_figure(node: NodeInMemory) -> None:
+    config = ShimConfig(listen=Endpoint("0.0.0.0", 8470))
+    lan = Browser(shim(node, config, built_in(), hostname="salle12", now=lambda: NOW))
+    response = await lan.get("/api/v1/status", host="salle12.local:8470")
+    assert isinstance(response.body, bytes)
+    heard = json.loads(response.body)
+    assert heard == node.status().for_readers()
+    assert {"version", "catalogues", "lessons", "trouble"} <= heard.keys()
+    assert not {key for key in heard if re.search("bytes|readers|refus|mirrors|peers|quota", key)}
+
+
+@pytest.mark.parametrize(("metrics_on_lan", "withheld"), [(True, 200), (False, 403)])
+async def test_for_the_lan_the_status_is_found_out_once_in_a_second_however_often_it_is_asked_for(
+    node: NodeInMemory,
+    monkeypatch: pytest.MonkeyPatch,
+    autojump_clock: MockClock,
+    metrics_on_lan: bool,
+    withheld: int,
+) -> None:
+    config = ShimConfig(listen=Endpoint("0.0.0.0", 8470), metrics_on_lan=metrics_on_lan)
+    lan = Browser(shim(node, config, built_in(), hostname="salle12", now=lambda: NOW))
+    looks: list[float] = []
+    status = NodeInMemory.status
+
+    def counted(node: NodeInMemory) -> NodeStatus:
+        looks.append(trio.current_time())
+        return status(node)
+
+    monkeypatch.setattr(NodeInMemory, "status", counted)
+    for _ in range(21):
+        for target, status_code in (("/api/v1/status", 200), ("/metrics", withheld), ("/ecole", withheld)):
+            assert (await lan.get(target, host="salle12.local:8470")).status == status_code
+        await trio.sleep(0.11)
+    assert len(looks) == 3
 
 
 @pytest.mark.parametrize(
