@@ -88,7 +88,7 @@ class Display:
         state, reason, obstacle = holding.state, holding.trouble, None
         if holding.pause.is_for_room:
             obstacle = Obstacle.DISK
-        elif state is not State.COMPLETE and holding.pause.gives_way and self._is_metered():
+        elif self._is_for_readers_only(holding, lesson):
             state, reason, obstacle = State.WAITING, METERED, Obstacle.METERED
         elif following and reason is None and newest and (space := self._roll.short.get(lesson)) is not None:
             reason, obstacle = str(QuotaError(lesson, newest.manifest.size, space)), Obstacle.ROOM  # for the next one
@@ -126,6 +126,11 @@ class Display:
         reason = f"it is fetched from {begin} on" if begin else f"it is fetched ahead at {self._window}"
         return attrs.evolve(view, state=State.WAITING, reason=reason, obstacle=Obstacle.LATER)
 
+    def _is_for_readers_only(self, holding: Holding, lesson: LessonId) -> bool:
+        """Whether it stands still because the link is metered, and nobody has asked for it."""
+        gives_way = not holding.is_complete and holding.pause.gives_way
+        return gives_way and self._is_metered() and not self._roll.is_asked_for(lesson)
+
     def _obstacle(self, holding: Holding, peers: int) -> str | None:
         """Why nothing comes at the moment, though nothing is wrong with the content."""
         away = holding.missing_at_origin or self._origin_trouble()
@@ -157,7 +162,11 @@ class Display:
         holding = self._holdings.get(manifest.info_hash)
         if holding is not None and holding.is_expected(expected):
             is_misfit = holding.layout is not None and not expected.fits(holding.layout)
-            return State.FAILED if is_misfit else holding.state
+            if is_misfit:
+                return State.FAILED
+            if not holding.pause.is_for_room and self._is_for_readers_only(holding, manifest.id):
+                return State.WAITING
+            return holding.state
         if not self._roll.is_asked_for(manifest.id) and not self._roll.is_followed(manifest):
             return State.LISTED
         space = self._roll.short.get(manifest.id)

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
-from typing import Any, Final
+from typing import Final
 from urllib.parse import parse_qs
 
 import trio
@@ -19,6 +19,7 @@ from edgeshare.shim.problems import Problem, Trouble
 from edgeshare.view import LessonView, Node, NodeStatus
 
 ROOT: Final = "/api/"
+GONE: Final = "gone"  # in place of a state, in events alone
 KEEP_ALIVE_S: Final = 15.0  # proxies cut what is silent for 30 to 60 s
 _PORTION: Final = 100  # lessons that are looked at while everybody else waits: 2 ms
 RECONNECT_MS: Final = 1500  # a page is fresh again within 10 s of a restart of the node, which itself takes some
@@ -132,12 +133,10 @@ async def _told(
     node: Node, named: frozenset[LessonId] | None, bell: trio.MemoryReceiveChannel[None]
 ) -> AsyncGenerator[bytes, None]:
     """All lessons at first, then at each change those that differ, maybe none, from what this page was told."""
-    told: dict[LessonId, dict[str, Any]] = {}
+    told: dict[LessonId, int] = {}  # the hash of what it was told: of 50,000 lessons all of it would take 26 MB
     yield f"retry: {RECONNECT_MS}\n\n".encode()
     while True:
-        now = await _progress(node, named, told)
-        news = [state for lesson, state in now.items() if state != told.get(lesson)]
-        told = now
+        news = await _news(node, named, told)
         yield b"event: lessons\ndata: " + _compact(news) + b"\n\n"
         while not await _rings(bell):
             yield b": still here\n\n"
@@ -150,30 +149,43 @@ async def _rings(bell: trio.MemoryReceiveChannel[None]) -> bool:
     return False
 
 
-async def _progress(
-    node: Node, named: frozenset[LessonId] | None, told: Mapping[LessonId, object]
-) -> dict[LessonId, dict[str, Any]]:
-    """Where lessons stand; those that were told of once even when they are withdrawn, and not among the others."""
+async def _news(node: Node, named: frozenset[LessonId] | None, told: dict[LessonId, int]) -> list[Mapping[str, object]]:
+    """Where lessons stand that stand otherwise than was `told`, which then is told.
+
+    Those that were told of once are told of when they are withdrawn, too, which is not so of others; and when no list
+    has them any more and nothing of them is here: then they are "gone".
+    """
+    news: list[Mapping[str, object]] = []
     wanted = named if named is not None else {manifest.id for manifest in node.listing()} | told.keys()
-    found: dict[LessonId, dict[str, Any]] = {}
     for number, lesson in enumerate(wanted, 1):
-        if (view := node.lesson(lesson)) is not None:
-            found[lesson] = {
-                "id": lesson,
-                "state": view.state.value,
-                "bytes_have": view.bytes_have,
-                "size": view.manifest.size,
-                "version": view.manifest.version,
-                "obstacle": view.obstacle.value if view.obstacle else None,
-                "reason": view.reason,
-                "next_version": view.next_version,
-                "offered": view.is_offered,
-                "origin_bytes": sum(view.origin_bytes.values()),
-                "peer_bytes": view.peer_bytes,
-            }
+        view = node.lesson(lesson)
+        if view is not None:
+            progress = _progress(view)
+            mark = hash(tuple(progress.values()))
+            if told.get(lesson) != mark:
+                told[lesson] = mark
+                news.append(progress)
+        elif told.pop(lesson, None) is not None:
+            news.append({"id": lesson, "state": GONE})
         if not number % _PORTION:
             await trio.lowlevel.checkpoint()
-    return found
+    return news
+
+
+def _progress(view: LessonView) -> dict[str, object]:
+    return {
+        "id": view.manifest.id,
+        "state": view.state.value,
+        "bytes_have": view.bytes_have,
+        "size": view.manifest.size,
+        "version": view.manifest.version,
+        "obstacle": view.obstacle.value if view.obstacle else None,
+        "reason": view.reason,
+        "next_version": view.next_version,
+        "offered": view.is_offered,
+        "origin_bytes": sum(view.origin_bytes.values()),
+        "peer_bytes": view.peer_bytes,
+    }
 
 
 def _json(status: int, value: object) -> Response:

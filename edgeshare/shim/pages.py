@@ -259,7 +259,7 @@ def _share(lesson: LessonView, language: Language) -> str:
 def _percent(share: float, language: Language) -> str:
     from babel.numbers import format_percent
 
-    return format_percent(math.floor(share * 100) / 100, locale=language)  # 100 % only when it is all
+    return format_percent(math.floor(share * 100 + 1e-9) / 100, locale=language)  # 100 % only when it is all
 
 
 def _shares(lesson: LessonView, language: Language) -> tuple[str, str]:
@@ -268,7 +268,7 @@ def _shares(lesson: LessonView, language: Language) -> tuple[str, str]:
     percent = round(100 * peers / (peers + origin))
     if peers and origin:
         percent = min(99, max(1, percent))
-    return _percent(percent / 100 + 1e-9, language), _percent(1 - percent / 100 + 1e-9, language)
+    return _percent(percent / 100, language), _percent(1 - percent / 100, language)
 
 
 def _number(count: int, language: Language) -> str:

@@ -85,11 +85,32 @@ async def test_a_link_that_becomes_metered_stops_what_nobody_asked_for(tmp_path:
             view = node.keeper.display.lesson(AHEAD)
             assert view
             assert (view.state, view.obstacle) == (State.WAITING, Obstacle.METERED)
+            assert node.keeper.display.states()[State.WAITING] >= 1  # the dashboard counts it so, too
             await node.until(State.COMPLETE, READ)
             node.is_metered = False
             node.keeper.reconsider()
             origin.withheld.clear()
             await node.until(State.COMPLETE, AHEAD)
+
+
+async def test_what_was_asked_for_and_gives_way_to_a_reader_is_not_said_to_wait_for_one(tmp_path: Path) -> None:
+    origin = Origin()
+    desk = Desk(origin)
+    asked_for, read = (content({"index.html": noise(8 * PIECE, n)}) for n in range(2))
+    with trio.fail_after(30):
+        async with keeping(tmp_path / "node", origin, follow=(), show=(CatalogueName("cned/6e"),)) as node:
+            origin.withheld = {asked_for.info_hash.hex(), read.info_hash.hex()}
+            await node.keeper.admit(desk.edition(desk.publish(asked_for, "ahead"), desk.publish(read, "read")))
+            node.is_metered = True
+            await node.keeper.want(AHEAD)
+            await node.until(State.FETCHING, AHEAD)
+            async with node.keeper.read(READ):
+                await gives_way(node, AHEAD)
+                view = node.keeper.display.lesson(AHEAD)
+                assert view
+                assert view.obstacle is not Obstacle.METERED
+                assert view.state is State.FETCHING
+                assert node.keeper.display.states()[State.FETCHING] == 2
 
 
 async def gives_way(node: Node, lesson: LessonId) -> None:

@@ -205,6 +205,20 @@ async def test_a_page_is_told_of_the_lessons_that_it_names(browser: Browser, nod
         assert lessons_in(await anext(heard))["sciences-6e-eau"]["state"] == "withdrawn"
 
 
+@pytest.mark.parametrize("query", ["", "?lessons=sciences-6e-eau"])
+async def test_a_page_is_told_of_a_lesson_that_is_gone(browser: Browser, node: NodeInMemory, query: str) -> None:
+    async with events(browser, query) as heard:
+        assert "sciences-6e-eau" in lessons_in(await anext(heard))
+        gone = node.views.pop(LessonId("sciences-6e-eau"))
+        node.tell()
+        assert lessons_in(await anext(heard)) == {"sciences-6e-eau": {"id": "sciences-6e-eau", "state": "gone"}}
+        node.tell()
+        assert lessons_in(await anext(heard)) == {}
+        node.views[LessonId("sciences-6e-eau")] = gone  # it may come back
+        node.tell()
+        assert lessons_in(await anext(heard))["sciences-6e-eau"]["state"] == "fetching"
+
+
 async def test_a_change_while_an_event_is_sent_is_not_lost(browser: Browser, node: NodeInMemory) -> None:
     async with events(browser) as heard:
         await anext(heard)  # the page is slow to take this one

@@ -312,7 +312,7 @@ async def test_the_catalogue_says_what_is_needed_soon_and_how_much_of_it_is_here
     browser: Browser, node: NodeInMemory
 ) -> None:
     node.needs = (Need(at=datetime(2026, 11, 24, 8).astimezone(), lessons=3, ready=2),)
-    assert "Pour mardi 24 novembre 2026 08:00 : 2 leçons prêtes sur 3." in await browser.page("/")
+    assert "Pour mardi 24 novembre 2026 08:00 : leçons prêtes, 2 sur 3." in await browser.page("/")
     page = await browser.page("/", accept_language="en")
     assert re.search(r"Needed Tuesday, November 24, 2026 8:00\sAM: 2 of 3 lessons are here\.", page)
 
@@ -491,6 +491,11 @@ async def test_the_dashboard_has_the_nodes_figures(browser: Browser, node: NodeI
         assert words in page
 
 
+async def test_the_dashboard_speaks_of_lessons_in_the_plural(browser: Browser) -> None:
+    words = re.findall("<dt>(.*?)</dt>", (await browser.page("/ecole")).partition('id="lessons"')[2])
+    assert {"Prêtes", "Arrêtées pour le moment", "Pas encore là", "Retirées"} <= set(words)
+
+
 @pytest.mark.parametrize(
     ("served", "words"),
     [(6, "rien n’est encore économisé"), (7, "rien n’est encore économisé"), (0, "Personne n’a lu de leçon")],
@@ -578,6 +583,11 @@ def declared(statement: Statement, *, language: Language = "fr") -> str:
 async def test_without_an_audit_no_page_claims_more_than_non_compliance(statement: Statement, words: str) -> None:
     found = set(re.findall("Accessibilité : ([a-z ]+)", declared(statement)))
     assert found == {words}
+
+
+@pytest.mark.parametrize("share", [29, 57, 58, 71])
+def test_the_declaration_says_the_share_of_the_audit_to_the_percent(share: int) -> None:
+    assert f" {share} %" in declared(Statement(audit="Untel", share=share))
 
 
 async def test_the_declaration_has_what_the_body_filled_in() -> None:

@@ -22,6 +22,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from edgeshare.manifest import LessonId
 from edgeshare.view import Obstacle, State
 
 from .pages import visit
@@ -355,7 +356,7 @@ def test_how_long_it_may_take_still_is_said_when_it_can_be_known(stage: Stage, p
         stage.do(stage.node.alter, "sciences-6e-eau", bytes_have=4_000 + 15 * (step + 1))
         page.wait_for_timeout(1_000)  # what it goes by is how much comes in some seconds
     # 15 bytes a second, and 5,910 to come: six or seven minutes
-    expect(page.locator("[data-left]")).to_have_text(re.compile(r", encore [5-9] min"))
+    expect(page.locator("[data-left]")).to_have_text(re.compile(r", encore [5-9]\u00a0min"))
 
 
 def test_who_is_disturbed_by_it_stops_the_page(stage: Stage, page: Page) -> None:
@@ -373,6 +374,28 @@ def test_a_lesson_that_is_withdrawn_while_somebody_looks_says_so(stage: Stage, b
         other.do(other.node.alter, "maths-6e-fractions", state=State.WITHDRAWN, reason="Une date est fausse.")
         expect(reader.page.locator("h1")).to_have_text("Cette leçon a été retirée")
         expect(reader.page.locator("main")).to_contain_text("Une date est fausse.")
+
+
+def test_a_lesson_that_is_gone_while_somebody_looks_leaves_the_list(browser: Browser) -> None:
+    with on_stage(node_in_every_state()) as stage, visit(browser, locale="fr-FR") as reader, visit(browser) as other:
+        reader.open(f"{stage.home}?q=fractions")
+        other.open(f"{stage.home}l/maths-6e-fractions")
+        expect(reader.page.locator("[data-lesson=maths-6e-fractions]")).to_have_count(1)
+        stage.do(stage.node.views.pop, LessonId("maths-6e-fractions"))
+        stage.do(stage.node.tell)
+        expect(reader.page.locator("[data-lesson=maths-6e-fractions]")).to_have_count(0)
+        expect(other.page.locator("[data-lesson]")).to_have_count(0)  # the page says now that there is none
+
+
+def test_the_first_lesson_of_a_node_shows_by_itself(browser: Browser) -> None:
+    node = node_in_every_state()
+    views = dict(node.views)
+    node.views.clear()
+    with on_stage(node) as stage, visit(browser, locale="fr-FR") as reader:
+        reader.open(stage.home)
+        expect(reader.page.locator(".count")).to_contain_text("La liste est peut-être encore en route")
+        stage.do(stage.node.views.update, views)
+        expect(reader.page.locator(".card").first).to_be_visible(timeout=10_000)
 
 
 def test_a_page_that_waits_shows_the_lesson_as_soon_as_it_can(browser: Browser) -> None:

@@ -8,7 +8,7 @@
     try {
       const answer = await fetch(location.href, { cache: "no-store", signal: enough.signal });
       enough.abort();
-      if (answer.status !== 503) {
+      if (answer.status !== 503 && answer.status !== 429) { // 429: many ask at once
         location.reload();
         return;
       }

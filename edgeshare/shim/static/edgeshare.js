@@ -5,8 +5,22 @@
   if (!live || !window.EventSource) return;
   const percent = new Intl.NumberFormat(document.documentElement.lang, { style: "percent" });
   const shown = [...new Set([...document.querySelectorAll("[data-lesson]")].map((place) => place.dataset.lesson))];
-  if (!shown.length) return;
   const AGAIN_MS = 4000; // after an answer that ends the browser's own attempts, like a 503
+
+  // A node that has just begun has no list yet.
+  const look = async () => {
+    try {
+      const answer = document.hidden ? null : await fetch("/api/v1/lessons?limit=1", { cache: "no-store" });
+      const has_some = answer && answer.ok && (await answer.json()).length;
+      if (has_some && !document.querySelector("input:focus")) return location.reload();
+    } catch {
+      // the node is away for a moment
+    }
+    setTimeout(look, AGAIN_MS);
+  };
+  if (document.getElementById("none")) setTimeout(look, AGAIN_MS);
+
+  if (!shown.length) return;
   const LOST_MS = 3000; // a moment's silence is no news
   const REFRESH_MS = 3000; // how often a page is fetched anew for figures alone
   const LOOK_BACK_MS = 20000; // what "how long still" goes by
@@ -51,12 +65,15 @@
     const before = document.getElementById("standing").textContent.trim();
     try {
       const answer = await fetch(location.href, { headers: { accept: "text/html" }, cache: "no-store" });
-      if (answer.status === 410) return location.reload(); // what this page was about is gone: there is another one
+      // What this page was about is gone: there is another one.
+      if (answer.status === 410 || answer.status === 404) return location.reload();
       if (!answer.ok) throw new Error(answer.statusText);
       const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
       for (const part of parts) part.replaceChildren(...fresh.getElementById(part.id).childNodes);
       const notice = document.querySelector("#standing .notice");
-      if (notice && notice.parentElement.textContent.trim() !== before) live.textContent = notice.textContent;
+      if (notice && notice.parentElement.textContent.trim() !== before) {
+        live.replaceChildren(...notice.cloneNode(true).childNodes); // with the language of each part
+      }
     } catch {
       standing = figures = null; // the next event tries again
     } finally {
@@ -84,9 +101,13 @@
   const show = (place, lesson, still) => {
     const share = Math.min(1, lesson.bytes_have / lesson.size);
     const progress = place.querySelector("progress");
+    if (lesson.state === "gone") {
+      if (!parts.length) place.remove(); // no list has it any more, and nothing of it is here; its own page reloads
+      return false;
+    }
     const text = live.dataset[lesson.state];
     if (text === undefined) return;
-    const words = text.replace("{share}", percent.format(Math.floor(share * 100) / 100));
+    const words = text.replace("{share}", percent.format(Math.floor(share * 100 + 1e-9) / 100));
     place.querySelector("[data-words]").textContent = words;
     place.querySelector("[data-left]").textContent = still;
     progress.value = lesson.bytes_have;
@@ -101,17 +122,20 @@
   const update = (event) => {
     hear();
     for (const lesson of JSON.parse(event.data)) last.set(lesson.id, lesson);
+    const arrived = [];
     for (const lesson of last.values()) {
       const still = left(lesson);
       const places = document.querySelectorAll(`[data-lesson="${CSS.escape(lesson.id)}"]`);
       const arrivals = [...places].filter((place) => show(place, lesson, still));
       if (arrivals.length) {
         const title = arrivals[0].querySelector("h1, h3, h4").textContent;
-        live.textContent = live.dataset.arrived.replace("{title}", () => title);
+        arrived.push(live.dataset.arrived.replace("{title}", () => title));
       }
       if (parts.length) follow(lesson);
     }
-    freeze.hidden = ![...last.values()].some(({ state }) => state === "fetching" || state === "waiting");
+    if (arrived.length) live.textContent = arrived.join("; ");
+    const moves = [...last.values()].some(({ state }) => state === "fetching" || state === "waiting");
+    freeze.hidden = !moves && document.activeElement !== freeze; // nobody's focus gets lost
   };
 
   const hear = () => {
