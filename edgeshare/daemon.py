@@ -13,7 +13,7 @@ from typing import NoReturn
 import attrs
 import trio
 
-from edgeshare import __version__, host, vocabulary
+from edgeshare import __version__, cycles, host, vocabulary
 from edgeshare.bundle.arrival import Arrivals
 from edgeshare.config import Config, Endpoint, ShimConfig
 from edgeshare.control import serve_control
@@ -179,6 +179,7 @@ async def run_node(config: Config, *, task_status: trio.TaskStatus[Endpoint] = t
             nursery.start_soon(arrivals.take_in_at_start)
             nursery.start_soon(follower.run)
             nursery.start_soon(tally.keep, library)
+            nursery.start_soon(cycles.sweep, lambda: not tally.readers)
             quick = Quick(node)
             pages = quick.learning(shim(node, shim_config, vocabulary.built_in(), origins=config.origins))
             counted = tally.counting(listeners)

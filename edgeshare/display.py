@@ -88,7 +88,7 @@ class Display:
         state, reason, obstacle = holding.state, holding.trouble, None
         if holding.pause.is_for_room:
             obstacle = Obstacle.DISK
-        elif self._is_for_readers_only(holding, lesson):
+        elif self._is_for_readers_only(holding):
             state, reason, obstacle = State.WAITING, METERED, Obstacle.METERED
         elif following and reason is None and newest and (space := self._roll.short.get(lesson)) is not None:
             reason, obstacle = str(QuotaError(lesson, newest.manifest.size, space)), Obstacle.ROOM  # for the next one
@@ -126,10 +126,14 @@ class Display:
         reason = f"it is fetched from {begin} on" if begin else f"it is fetched ahead at {self._window}"
         return attrs.evolve(view, state=State.WAITING, reason=reason, obstacle=Obstacle.LATER)
 
-    def _is_for_readers_only(self, holding: Holding, lesson: LessonId) -> bool:
-        """Whether it stands still because the link is metered, and nobody has asked for it."""
-        gives_way = not holding.is_complete and holding.pause.gives_way
-        return gives_way and self._is_metered() and not self._roll.is_asked_for(lesson)
+    def _is_for_readers_only(self, holding: Holding) -> bool:
+        """Whether it stands still because the link is metered, and nobody has asked for it (`precedence`).
+
+        A content that several lessons share is fetched when one of them was asked for.
+        """
+        if holding.is_complete or not holding.pause.gives_way or not self._is_metered():
+            return False
+        return not any(map(self._roll.is_asked_for, self._roll.lessons_of(holding.info_hash)))
 
     def _obstacle(self, holding: Holding, peers: int) -> str | None:
         """Why nothing comes at the moment, though nothing is wrong with the content."""
@@ -164,7 +168,7 @@ class Display:
             is_misfit = holding.layout is not None and not expected.fits(holding.layout)
             if is_misfit:
                 return State.FAILED
-            if not holding.pause.is_for_room and self._is_for_readers_only(holding, manifest.id):
+            if not holding.pause.is_for_room and self._is_for_readers_only(holding):
                 return State.WAITING
             return holding.state
         if not self._roll.is_asked_for(manifest.id) and not self._roll.is_followed(manifest):

@@ -17,6 +17,7 @@ from typing import NoReturn
 import attrs
 import trio
 
+from edgeshare import cycles
 from edgeshare.errors import LibraryError
 from edgeshare.expected import Expected
 from edgeshare.holding import Holding
@@ -191,6 +192,7 @@ class Holdings:
                     for info_hash in list(islice(self._in_turn, AT_A_TIME)):
                         nursery.start_soon(self._until_begun, self._held[info_hash])
                         self._begin(info_hash)
+            cycles.set_apart()
 
     async def _until_begun(self, holding: Holding) -> None:
         with suppress(LibraryError), trio.move_on_after(LONGEST_TURN_S):

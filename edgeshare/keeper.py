@@ -23,7 +23,7 @@ from typing import NoReturn
 import attrs
 import trio
 
-from edgeshare import host
+from edgeshare import cycles, host
 from edgeshare.admission import Admitted, Backed, Weighed, publisher_of, revocation
 from edgeshare.catalogue import FILE_NAME
 from edgeshare.config import Config
@@ -133,7 +133,8 @@ class Keeper:
         Raises:
             LibraryError: the index cannot be read.
         """
-        await self._remember()
+        with cycles.lasting():
+            await self._remember()
         async with trio.open_nursery() as nursery:
             await self._holdings.open(nursery)
             nursery.start_soon(self._parts.library.empty_trash)
@@ -343,7 +344,8 @@ class Keeper:
         if not expected.fits(layout) or [entry.path for entry in layout.files] != [FILE_NAME]:
             raise ManifestError(f"the content of {manifest.name} is not a catalogue's")
         raw = await self._parts.library.file(manifest.info_hash, layout.files[0])
-        await self._stand_on(await self._ledger.admit(vouched, raw))
+        with cycles.lasting():
+            await self._stand_on(await self._ledger.admit(vouched, raw))
         lessons = self.admitted[manifest.name].edition.lessons
         logger.info("%s: edition %d, lessons: %d", manifest.name, manifest.edition, len(lessons))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from datetime import datetime
+from operator import attrgetter
 
 from edgeshare.manifest import LessonManifest
 
@@ -19,7 +20,13 @@ class Listing:
     def __init__(self, manifests: Iterable[LessonManifest], is_kept: Callable[[LessonManifest], bool]) -> None:
         """List `manifests`, one of each lesson; one that `is_kept` is shown whether it has expired or not."""
         shown = (each for each in manifests if not each.is_rehearsal)
-        self._all = sorted(shown, key=lambda each: (each.levels, each.subjects, each.title))
+        # By shelves, and then each of them: sorted in one go, 34,000 held up all readers for a quarter of a second.
+        shelves: dict[tuple[tuple[str, ...], tuple[str, ...]], list[LessonManifest]] = {}
+        for manifest in shown:
+            shelves.setdefault((manifest.levels, manifest.subjects), []).append(manifest)
+        self._all = [
+            manifest for place in sorted(shelves) for manifest in sorted(shelves[place], key=attrgetter("title"))
+        ]
         self._is_kept = is_kept
         self._begins = sorted({each.available_from for each in self._all if each.available_from})
         self._ends = sorted({each.expires for each in self._all if each.expires})

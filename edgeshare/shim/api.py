@@ -133,7 +133,8 @@ async def _told(
     node: Node, named: frozenset[LessonId] | None, bell: trio.MemoryReceiveChannel[None]
 ) -> AsyncGenerator[bytes, None]:
     """All lessons at first, then at each change those that differ, maybe none, from what this page was told."""
-    told: dict[LessonId, int] = {}  # the hash of what it was told: of 50,000 lessons all of it would take 26 MB
+    # The hash of what it was told, None of what is gone: of 50,000 lessons all of it would take 26 MB.
+    told: dict[LessonId, int | None] = {}
     yield f"retry: {RECONNECT_MS}\n\n".encode()
     while True:
         news = await _news(node, named, told)
@@ -149,11 +150,14 @@ async def _rings(bell: trio.MemoryReceiveChannel[None]) -> bool:
     return False
 
 
-async def _news(node: Node, named: frozenset[LessonId] | None, told: dict[LessonId, int]) -> list[Mapping[str, object]]:
+async def _news(
+    node: Node, named: frozenset[LessonId] | None, told: dict[LessonId, int | None]
+) -> list[Mapping[str, object]]:
     """Where lessons stand that stand otherwise than was `told`, which then is told.
 
     Those that were told of once are told of when they are withdrawn, too, which is not so of others; and when no list
-    has them any more and nothing of them is here: then they are "gone".
+    has them any more and nothing of them is here: then they are "gone". So are those that a page names and this node
+    does not know: they went while it did not listen.
     """
     news: list[Mapping[str, object]] = []
     wanted = named if named is not None else {manifest.id for manifest in node.listing()} | told.keys()
@@ -165,7 +169,8 @@ async def _news(node: Node, named: frozenset[LessonId] | None, told: dict[Lesson
             if told.get(lesson) != mark:
                 told[lesson] = mark
                 news.append(progress)
-        elif told.pop(lesson, None) is not None:
+        elif told.get(lesson, 0) is not None:
+            told[lesson] = None
             news.append({"id": lesson, "state": GONE})
         if not number % _PORTION:
             await trio.lowlevel.checkpoint()

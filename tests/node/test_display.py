@@ -2,15 +2,19 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-from edgeshare.admission import Backed
+import attrs
+
+from edgeshare.admission import Backed, Memory
 from edgeshare.catalogue import SignedLesson
 from edgeshare.config import Config
 from edgeshare.display import Display
 from edgeshare.hours import Window
 from edgeshare.manifest import InfoHash, LessonId
 from edgeshare.roll import Roll
+from edgeshare.view import Obstacle, State
 from tests.shim.conftest import manifest
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -42,3 +46,26 @@ def test_the_next_hours_for_fetching_ahead_are_told_and_none_where_they_never_en
     assert opening is not None
     assert NOON < opening.start < opening.stop
     assert display("always").opening() is None
+
+
+def test_what_shares_its_content_with_a_lesson_that_was_asked_for_does_not_wait_for_a_reader() -> None:
+    asked, other = backed("a", b"1", 10), backed("b", b"1", 10)
+    config = Config(origins=("http://origin.example/",), root=Path("root.json"))
+    roll = Roll(config, lambda: NOON, lambda: NOON)
+    both = {each.manifest.id: each for each in (asked, other)}
+    roll.take_over(attrs.evolve(roll.read(Memory()), newest=both, by_content={asked.manifest.info_hash: tuple(both)}))
+    held = SimpleNamespace(
+        info_hash=asked.manifest.info_hash, state=State.FETCHING, is_complete=False, layout=None, torrent=None,
+        trouble=None, missing_at_origin=None, bytes_have=0, crowd=None, origin_bytes={}, peer_bytes=0,
+        pause=SimpleNamespace(gives_way=True, is_for_room=False),
+    )  # fmt: skip
+    holdings: Any = SimpleNamespace(of=lambda _: held)
+    shown = Display(
+        roll, holdings, Window.parse("always"), lambda: NOON, is_metered=lambda: True, origin_trouble=lambda: None
+    )
+    for wanted, obstacle in ((set[LessonId](), Obstacle.METERED), ({asked.manifest.id}, None)):
+        roll.wanted = wanted
+        for lesson in both:
+            view = shown.lesson(lesson)
+            assert view is not None
+            assert view.obstacle is obstacle

@@ -20,7 +20,7 @@ from typing import Any
 import attrs
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from edgeshare.manifest import LessonId
 from edgeshare.view import Obstacle, State
@@ -374,6 +374,95 @@ def test_a_lesson_that_is_withdrawn_while_somebody_looks_says_so(stage: Stage, b
         other.do(other.node.alter, "maths-6e-fractions", state=State.WITHDRAWN, reason="Une date est fausse.")
         expect(reader.page.locator("h1")).to_have_text("Cette leçon a été retirée")
         expect(reader.page.locator("main")).to_contain_text("Une date est fausse.")
+
+
+def forget(stage: Stage, *lessons: str) -> None:
+    """Have lessons vanish: no list has them any more, and nothing of them is here."""
+
+    def gone() -> None:
+        for lesson in lessons:
+            del stage.node.views[LessonId(lesson)]
+        stage.node.tell()
+
+    stage.do(gone)
+
+
+def test_a_lesson_that_vanishes_leaves_the_list_with_the_headings_above_it(browser: Browser) -> None:
+    with on_stage(node_in_every_state()) as stage, visit(browser, locale="fr-FR") as reader:
+        page = reader.page
+        reader.open(stage.home)
+        expect(page.locator("#freeze")).to_be_visible()
+        page.locator('[data-lesson="anglais-5e-school"] a').first.focus()
+        forget(stage, "anglais-5e-school", "maths-6e-fractions")
+        expect(page.get_by_role("heading", name="My school")).to_have_count(0)
+        expect(page.get_by_role("heading", name="Langues vivantes")).to_have_count(0)
+        expect(page.get_by_role("heading", name="Les fractions")).to_have_count(0)
+        expect(page.get_by_role("heading", name="Les angles").first).to_be_visible()
+        assert page.evaluate("document.activeElement.id") == "main"
+        assert reader.is_whole()
+
+
+def test_the_page_of_a_lesson_that_vanishes_says_so_even_if_it_did_so_while_nobody_looked(browser: Browser) -> None:
+    for is_paused in (False, True):
+        with on_stage(node_in_every_state()) as stage, visit(browser, locale="fr-FR") as reader:
+            reader.open(f"{stage.home}l/sciences-6e-eau")
+            expect(reader.page.locator("#freeze")).to_be_visible()
+            if is_paused:
+                reader.page.locator("#freeze").click()
+            forget(stage, "sciences-6e-eau")
+            if is_paused:
+                reader.page.locator("#freeze").click()
+            expect(reader.page.locator("h1")).to_have_text("Cette leçon n’est pas connue ici")
+
+
+def test_all_that_arrive_together_are_said_aloud_each_in_its_own_language(browser: Browser) -> None:
+    with on_stage(node_in_every_state()) as stage, visit(browser, locale="fr-FR") as reader:
+        reader.open(stage.home)
+        expect(reader.page.locator("#freeze")).to_be_visible()
+
+        def arrive() -> None:
+            for lesson in ("sciences-6e-eau", "anglais-5e-school"):
+                stage.node.alter(lesson, state=State.COMPLETE)
+
+        stage.do(arrive)
+        live = reader.page.locator("#live")
+        expect(live).to_contain_text("Le cycle de l’eau : prête")
+        expect(live).to_contain_text("My school : prête")
+        expect(live.locator('[lang="en"]')).to_have_text("My school")
+
+
+def test_a_list_that_was_empty_shows_its_first_lessons_by_itself_and_is_not_loaded_for_others(browser: Browser) -> None:
+    node = node_in_every_state()
+    corrected = node.views.pop(LessonId("maths-6e-corrige"))
+    with on_stage(node) as stage, visit(browser, locale="fr-FR") as reader:
+        reader.open(f"{stage.home}?role=teacher")
+        reader.page.evaluate("window.sameDocument = true")
+        reader.page.wait_for_timeout(9_000)  # it looks every four seconds
+        assert reader.page.evaluate("window.sameDocument")  # there are lessons for pupils, which it does not show
+        stage.do(node.views.__setitem__, corrected.manifest.id, corrected)
+        expect(reader.page.get_by_role("heading", name="Corrigé")).to_be_visible(timeout=10_000)
+
+
+def test_a_page_that_waits_stays_when_too_many_ask_and_asks_again_when_it_may(browser: Browser) -> None:
+    with on_stage(node_in_every_state()) as stage:
+        context = browser.new_context(locale="fr-FR")
+        page = context.new_page()
+        page.clock.install()
+        page.goto(f"{stage.home}lessons/emc-6e-droits/index.html")
+        expect(page.locator("#again")).to_be_visible()
+        asked: list[str] = []
+
+        def too_many(route: Route) -> None:
+            asked.append(route.request.url)
+            route.fulfill(status=429, headers={"Retry-After": "7"}, body="Too many requests")
+
+        page.route("**/index.html", too_many)
+        for passed_s, times in ((61, 1), (5, 1), (3, 2)):
+            page.clock.run_for(passed_s * 1000)
+            page.wait_for_timeout(300)
+            assert len(asked) == times
+        expect(page.locator("#again")).to_be_visible()
+        context.close()
 
 
 def test_a_lesson_that_is_gone_while_somebody_looks_leaves_the_list(browser: Browser) -> None:

@@ -7,11 +7,11 @@
   const shown = [...new Set([...document.querySelectorAll("[data-lesson]")].map((place) => place.dataset.lesson))];
   const AGAIN_MS = 4000; // after an answer that ends the browser's own attempts, like a 503
 
-  // A node that has just begun has no list yet.
+  // A node that has just begun has no list yet. What other pages show, documents for teachers say, does not count.
   const look = async () => {
     try {
-      const answer = document.hidden ? null : await fetch("/api/v1/lessons?limit=1", { cache: "no-store" });
-      const has_some = answer && answer.ok && (await answer.json()).length;
+      const answer = document.hidden ? null : await fetch(location.href, { cache: "no-store" });
+      const has_some = answer && answer.ok && (await answer.text()).includes(" data-lesson=");
       if (has_some && !document.querySelector("input:focus")) return location.reload();
     } catch {
       // the node is away for a moment
@@ -101,10 +101,6 @@
   const show = (place, lesson, still) => {
     const share = Math.min(1, lesson.bytes_have / lesson.size);
     const progress = place.querySelector("progress");
-    if (lesson.state === "gone") {
-      if (!parts.length) place.remove(); // no list has it any more, and nothing of it is here; its own page reloads
-      return false;
-    }
     const text = live.dataset[lesson.state];
     if (text === undefined) return;
     const words = text.replace("{share}", percent.format(Math.floor(share * 100 + 1e-9) / 100));
@@ -117,6 +113,24 @@
     return has_arrived;
   };
 
+  // A card whose link leads nowhere any more goes, and the headings above it that are about nothing then.
+  const leave = (place) => {
+    if (place.contains(document.activeElement)) document.getElementById("main").focus({ preventScroll: true });
+    const around = [place.closest(".subject"), place.closest("section")];
+    place.remove();
+    for (const group of around) if (group && !group.querySelector("a")) group.remove();
+  };
+
+  // That a lesson is here, its title in its own language.
+  const arrival = (heading) => {
+    const title = document.createElement("span");
+    const { lang } = heading.querySelector("[lang]") || heading;
+    if (lang) title.lang = lang;
+    title.textContent = heading.textContent;
+    const [before, after] = live.dataset.arrived.split("{title}");
+    return [before, title, after];
+  };
+
   const last = new Map(); // lesson → what was said of it
 
   const update = (event) => {
@@ -126,14 +140,17 @@
     for (const lesson of last.values()) {
       const still = left(lesson);
       const places = document.querySelectorAll(`[data-lesson="${CSS.escape(lesson.id)}"]`);
-      const arrivals = [...places].filter((place) => show(place, lesson, still));
-      if (arrivals.length) {
-        const title = arrivals[0].querySelector("h1, h3, h4").textContent;
-        arrived.push(live.dataset.arrived.replace("{title}", () => title));
+      if (lesson.state === "gone") {
+        if (parts.length) return location.reload(); // there is another page in place of this one
+        last.delete(lesson.id);
+        places.forEach(leave);
+        continue;
       }
+      const arrivals = [...places].filter((place) => show(place, lesson, still));
+      if (arrivals.length) arrived.push(...(arrived.length ? [", "] : []), ...arrival(arrivals[0].querySelector("h1, h3, h4")));
       if (parts.length) follow(lesson);
     }
-    if (arrived.length) live.textContent = arrived.join("; ");
+    if (arrived.length) live.replaceChildren(...arrived);
     const moves = [...last.values()].some(({ state }) => state === "fetching" || state === "waiting");
     freeze.hidden = !moves && document.activeElement !== freeze; // nobody's focus gets lost
   };
