@@ -5,12 +5,18 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import trio
 from trio.testing import MockClock
 
 from edgeshare import cycles
+from edgeshare.config import CatalogueName
+from edgeshare.manifest import LessonId
+from tests.support.content import content, noise
+from tests.support.keeping import Desk, keeping
+from tests.support.node import Origin
 
 
 class Ring:
@@ -60,3 +66,15 @@ async def test_what_was_dropped_in_a_cycle_goes_within_a_day_or_two_and_while_no
         await trio.sleep(cycles.SWEEP_EVERY_S * 2.1)  # somebody reads day and night
         assert ring() is None
         nursery.cancel_scope.cancel()
+
+
+async def test_an_edition_that_was_taken_up_is_not_looked_at_any_more(tmp_path: Path) -> None:
+    origin = Origin()
+    desk = Desk(origin)
+    lesson = content({"index.html": noise(100)})
+    with trio.fail_after(30):
+        async with keeping(tmp_path / "node", origin, follow=(), show=(CatalogueName("cned/6e"),)) as node:
+            gc.unfreeze()
+            await node.keeper.admit(desk.edition(desk.publish(lesson, "lesson")))
+            manifest = node.keeper.roll.manifest(LessonId("lesson"))
+            assert not any(each is manifest for each in gc.get_objects())  # which leaves out what was set apart
