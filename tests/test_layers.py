@@ -16,7 +16,7 @@ PACKAGE = Path(edgeshare.__file__).parent
 LAYERS = (
     "__init__",
     "errors",
-    "hours units host networkmanager",
+    "cycles hours units host networkmanager",
     "canonical vocabulary paths signing hashtree",
     "manifest",
     "layout publishers",
