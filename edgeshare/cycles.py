@@ -25,7 +25,7 @@ _lasting = 0  # how many make what lasts at this moment
 
 @contextmanager
 def lasting() -> Iterator[None]:
-    """What is made while the context lasts is much, and stays; in the task's thread, others may make what stays too."""
+    """Much is made while the context lasts, in whatever thread, and it stays. Contexts may overlap."""
     global _lasting  # noqa: PLW0603 - as there is one collector for the process
     _lasting += 1
     gc.disable()

@@ -127,13 +127,9 @@ class Display:
         return attrs.evolve(view, state=State.WAITING, reason=reason, obstacle=Obstacle.LATER)
 
     def _is_for_readers_only(self, holding: Holding) -> bool:
-        """Whether it stands still because the link is metered, and nobody has asked for it (`precedence`).
-
-        A content that several lessons share is fetched when one of them was asked for.
-        """
-        if holding.is_complete or not holding.pause.gives_way or not self._is_metered():
-            return False
-        return not any(map(self._roll.is_asked_for, self._roll.lessons_of(holding.info_hash)))
+        """Whether it stands still because the link is metered, and nobody has asked for it (`precedence`)."""
+        gives_way = not holding.is_complete and holding.pause.gives_way
+        return gives_way and self._is_metered() and not self._roll.is_content_asked_for(holding.info_hash)
 
     def _obstacle(self, holding: Holding, peers: int) -> str | None:
         """Why nothing comes at the moment, though nothing is wrong with the content."""
@@ -168,9 +164,7 @@ class Display:
             is_misfit = holding.layout is not None and not expected.fits(holding.layout)
             if is_misfit:
                 return State.FAILED
-            if not holding.pause.is_for_room and self._is_for_readers_only(holding):
-                return State.WAITING
-            return holding.state
+            return State.WAITING if self._is_for_readers_only(holding) else holding.state
         if not self._roll.is_asked_for(manifest.id) and not self._roll.is_followed(manifest):
             return State.LISTED
         space = self._roll.short.get(manifest.id)

@@ -95,7 +95,7 @@ class Keeper:
             self._holdings,
             self._stock,
             is_metered=is_metered,
-            is_asked_for=lambda content: any(map(self.roll.is_asked_for, self.roll.lessons_of(content))),
+            is_asked_for=self.roll.is_content_asked_for,
         )
         self.display = Display(
             self.roll,

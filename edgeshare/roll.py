@@ -141,6 +141,10 @@ class Roll:
         """Whether somebody named it."""
         return lesson in self.wanted or lesson in self.pinned
 
+    def is_content_asked_for(self, content: InfoHash) -> bool:
+        """Whether somebody named one of the lessons that have this content."""
+        return any(map(self.is_asked_for, self.lessons_of(content)))
+
     def is_followed(self, manifest: LessonManifest) -> bool:
         """Whether it is fetched ahead, as one of its catalogues is followed."""
         return any(name in self._config.follow and name in self._memory.admitted for name in manifest.catalogues)

@@ -109,8 +109,8 @@ class _Progress:
     """How far one answer has come."""
 
     scope: trio.CancelScope  # in which it is read
-    expected: int  # bytes of its body, as the request has it and then the head
     arrived: int = 0  # bytes of any kind
+    expected: float = float("inf")  # bytes of its body
     has_come: int = 0  # of those
     held_s: float = 0.0  # how long our own limit kept us from reading
 
@@ -304,7 +304,7 @@ class OriginClient:
         result: bytes | Exception = TooSlow()
         within_s = min(self._slowest_s, _METADATA_S) if wanted.is_metadata else self._slowest_s
         scope = trio.CancelScope(shield=True, deadline=trio.current_time() + within_s)
-        progress = _Progress(scope, wanted.most)
+        progress = _Progress(scope)
 
         def count(arrived: int) -> None:
             progress.arrived += arrived
@@ -395,7 +395,7 @@ async def _watch(progress: _Progress) -> None:
             if before and not is_ours and progress.arrived - before < _CRAWLING_BYTES_PER_S * _CRAWLING_S:
                 progress.scope.cancel()
     except trio.Cancelled:
-        if progress.expected - progress.has_come > _SMALL and progress.has_come > _SMALL:
+        if min(progress.has_come, progress.expected - progress.has_come) > _SMALL:
             progress.scope.cancel()
         else:
             progress.scope.deadline = min(progress.scope.deadline, trio.current_time() + _FINISH_S)

@@ -105,22 +105,19 @@ class Quick:
         etag = tag(lesson, entry)
         if dict(response.headers).get("etag") != etag:  # the routes have taken it for another lesson's, or for no file
             return
-        judged = _judged(request)
-        if sum(map(len, judged)) > JUDGED_CHARACTERS:  # no browser's
+        key = _key(request)
+        if sum(map(len, key[-1])) > JUDGED_CHARACTERS:  # no browser's
             return
         unchanged = Response(304, tuple(each for each in response.headers if each[0] not in _OF_A_BODY))
         while len(self._known) >= KNOWN:
             del self._known[next(iter(self._known))]
         whole = response.headers if is_whole else None
-        self._known[_key(request)] = _Known(name, entry, etag, lesson.etag, whole, unchanged)
+        self._known[key] = _Known(name, entry, etag, lesson.etag, whole, unchanged)
 
 
 def _key(request: Request) -> _Key:
-    return request.host, request.local, request.path, _judged(request)
-
-
-def _judged(request: Request) -> tuple[str, ...]:
-    return tuple(f"{name}:{value}" for name, value in request.headers if name in _JUDGED_BY)
+    judged = tuple(f"{name}:{value}" for name, value in request.headers if name in _JUDGED_BY)
+    return request.host, request.local, request.path, judged
 
 
 def _lesson_and_path(request: Request) -> tuple[LessonId, str]:

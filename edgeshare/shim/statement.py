@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import enum
 import tomllib
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -36,14 +37,12 @@ class Compliance(enum.Enum):
     FULL = "full"
 
 
-def _is_text(_: Statement, attribute: attrs.Attribute[Any], value: object) -> None:
-    if not isinstance(value, str | None):
-        raise ValueError(f"{attribute.name} is {value!r}, and a text is wanted")  # noqa: TRY004 - one kind for all
+def _is_a(kind: type, what: str) -> Callable[[Statement, attrs.Attribute[Any], object], None]:
+    def check(_: Statement, attribute: attrs.Attribute[Any], value: object) -> None:
+        if value is not None and not isinstance(value, kind):
+            raise ValueError(f"{attribute.name} is {value!r}, and a {what} is wanted")
 
-
-def _is_date(_: Statement, attribute: attrs.Attribute[Any], value: object) -> None:
-    if not isinstance(value, date | None):
-        raise ValueError(f"{attribute.name} is {value!r}, and a date is wanted")  # noqa: TRY004
+    return check
 
 
 def _is_texts(_: Statement, attribute: attrs.Attribute[Any], value: object) -> None:
@@ -55,11 +54,11 @@ def _is_texts(_: Statement, attribute: attrs.Attribute[Any], value: object) -> N
 class Statement:
     """What one body declares of the pages that it gives."""
 
-    body: str | None = attrs.field(default=None, validator=_is_text)
-    contact: str | None = attrs.field(default=None, validator=_is_text)
-    established: date | None = attrs.field(default=None, validator=_is_date)
-    plan: str | None = attrs.field(default=None, validator=_is_text)
-    audit: str | None = attrs.field(default=None, validator=_is_text)
+    body: str | None = attrs.field(default=None, validator=_is_a(str, "text"))
+    contact: str | None = attrs.field(default=None, validator=_is_a(str, "text"))
+    established: date | None = attrs.field(default=None, validator=_is_a(date, "date"))
+    plan: str | None = attrs.field(default=None, validator=_is_a(str, "text"))
+    audit: str | None = attrs.field(default=None, validator=_is_a(str, "text"))
     share: int | None = attrs.field(default=None)
     not_accessible: tuple[str, ...] = attrs.field(default=(), validator=_is_texts)
     exempt: tuple[str, ...] = attrs.field(default=(), validator=_is_texts)

@@ -81,11 +81,13 @@ async def serving(
 
 @asynccontextmanager
 async def serving_on_loopback(
-    handler: Handler, *, limits: Limits = DEFAULT, on_done: OnDone | None = None
+    handler: Handler, *, limits: Limits = DEFAULT, on_done: OnDone | None = None, may_wait: bool = False
 ) -> AsyncIterator[int]:
     listeners = await listen("127.0.0.1", 0)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(lambda: serve(handler, listeners, limits=limits, on_done=on_done))
+        nursery.start_soon(
+            lambda: serve(handler, listeners, limits=limits, on_done=on_done, may_wait=lambda _: may_wait)
+        )
         with trio.fail_after(20):
             yield listeners[0].socket.getsockname()[1]
         nursery.cancel_scope.cancel()
@@ -645,16 +647,12 @@ async def test_a_client_that_leaves_ends_the_wait_for_a_response_that_takes_long
         finally:
             left.set()
 
-    listeners = await listen("127.0.0.1", 0)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lambda: serve(handler, listeners, may_wait=lambda request: True))
-        with trio.fail_after(20):
-            client = await trio.open_tcp_stream("127.0.0.1", listeners[0].socket.getsockname()[1])
-            await client.send_all(GET)
-            await waiting.wait()
-            await client.aclose()
-            await left.wait()
-        nursery.cancel_scope.cancel()
+    async with serving_on_loopback(handler, may_wait=True) as port:
+        client = await trio.open_tcp_stream("127.0.0.1", port)
+        await client.send_all(GET)
+        await waiting.wait()
+        await client.aclose()
+        await left.wait()
 
 
 async def test_a_client_that_leaves_in_the_moment_of_its_answer_is_no_error(
@@ -668,20 +666,16 @@ async def test_a_client_that_leaves_in_the_moment_of_its_answer_is_no_error(
         await ready.wait()
         return Response(200, (), FileBody(file, 0, 4))
 
-    listeners = await listen("127.0.0.1", 0)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lambda: serve(handler, listeners, may_wait=lambda request: True))
-        with trio.fail_after(20):
-            client = await trio.open_tcp_stream("127.0.0.1", listeners[0].socket.getsockname()[1])
-            await client.send_all(GET)
-            await waiting.wait()
-            client.socket.close()
-            time.sleep(0.01)  # the server hears of both in one turn
-            ready.set()
-            while not file.closed:
-                await trio.sleep(0.01)
-            await trio.testing.wait_all_tasks_blocked()
-        nursery.cancel_scope.cancel()
+    async with serving_on_loopback(handler, may_wait=True) as port:
+        client = await trio.open_tcp_stream("127.0.0.1", port)
+        await client.send_all(GET)
+        await waiting.wait()
+        client.socket.close()
+        time.sleep(0.01)  # the server hears of both in one turn
+        ready.set()
+        while not file.closed:
+            await trio.sleep(0.01)
+        await trio.testing.wait_all_tasks_blocked()
     assert not caplog.records
 
 

@@ -470,8 +470,7 @@ def test_a_lesson_that_is_gone_while_somebody_looks_leaves_the_list(browser: Bro
         reader.open(f"{stage.home}?q=fractions")
         other.open(f"{stage.home}l/maths-6e-fractions")
         expect(reader.page.locator("[data-lesson=maths-6e-fractions]")).to_have_count(1)
-        stage.do(stage.node.views.pop, LessonId("maths-6e-fractions"))
-        stage.do(stage.node.tell)
+        forget(stage, "maths-6e-fractions")
         expect(reader.page.locator("[data-lesson=maths-6e-fractions]")).to_have_count(0)
         expect(other.page.locator("[data-lesson]")).to_have_count(0)  # the page says now that there is none
 
