@@ -214,11 +214,6 @@ def corked(stream: trio.SocketStream) -> Iterator[None]:
             stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
 
 
-def queue_at_most(stream: trio.SocketStream, count: int) -> None:
-    """Have the kernel hold about `count` bytes that it has not sent, besides those under way (TCP_NOTSENT_LOWAT)."""
-    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, count)
-
-
 def allow_open_files(wanted: int) -> int:
     """Raise this process's own limit on open files to `wanted`, as far as the system lets it; the limit from now on."""
     limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)

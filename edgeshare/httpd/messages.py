@@ -34,7 +34,7 @@ _LAST: Final = b"connection: close\r\n"
 _CHUNKED: Final = b"transfer-encoding: chunked\r\n"
 
 
-@attrs.frozen
+@attrs.frozen(cache_hash=True)
 class Request:
     """A request that has passed the gate. Whether its Host is ours is for the handler to judge."""
 
@@ -99,16 +99,15 @@ class Response:
     status: int
     headers: tuple[tuple[str, str], ...] = ()
     body: Body = b""
+    lines: bytes = attrs.field(init=False, eq=False, repr=False)  # of the headers, as they are sent
+    is_last: bool = attrs.field(init=False, eq=False, repr=False)  # it ends its connection
 
     def __attrs_post_init__(self) -> None:
         if not 200 <= self.status < 600:
             raise ValueError("a final status must be from 200 to 599")
-        written(self.headers)
-
-    @property
-    def is_last(self) -> bool:
-        """Whether it ends its connection."""
-        return written(self.headers)[1]
+        lines, is_last = _written(self.headers)
+        object.__setattr__(self, "lines", lines)  # as attrs does for what is frozen
+        object.__setattr__(self, "is_last", is_last)
 
 
 # At a lesson's own web origin, too, there is a document that no handler has seen: it may not speak for the lesson.
@@ -163,7 +162,7 @@ def located(target: str) -> tuple[str, str, str]:
 
 
 @lru_cache(maxsize=_HEADS_KEPT)
-def written(headers: tuple[tuple[str, str], ...]) -> tuple[bytes, bool]:
+def _written(headers: tuple[tuple[str, str], ...]) -> tuple[bytes, bool]:
     """The lines of these headers, and whether one of them ends the connection.
 
     Kept for the next response with the same ones: a page's files differ in tag and type only.
@@ -187,13 +186,12 @@ def head(response: Response, *, length: int | None, now_s: float, closes: bool, 
 
     `now_s` is the time by the wall's clock, and `closes` that this response is the connection's last.
     """
-    lines, said_so = written(response.headers)
-    end = _LAST if closes and not said_so else b""
+    end = _LAST if closes and not response.is_last else b""
     if is_chunked:
         end += _CHUNKED
     elif length is not None and response.status not in BODILESS:
         end += b"content-length: %d\r\n" % length
-    return b"%b%bdate: %b\r\n%b\r\n" % (_status_line(response.status), lines, _date(int(now_s)), end)
+    return b"%b%bdate: %b\r\n%b\r\n" % (_status_line(response.status), response.lines, _date(int(now_s)), end)
 
 
 @lru_cache(maxsize=64)

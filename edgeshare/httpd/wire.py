@@ -4,28 +4,26 @@ A wire that waits says until when, and `late` tells those whose time is over: th
 second, as a timer for each step would cost as much as the step.
 
 - Sending may take as long as it makes progress: the time begins anew whenever the kernel takes more.
-- A file goes out in slices, with a turn for others between them, and the kernel queues little of it: who leaves or
-  seeks has little under way, and who reads slowly takes no memory.
+- A file goes out in slices, with a turn for others between them, and the kernel queues little of it (16 KiB, which is
+  trio's TCP_NOTSENT_LOWAT): who leaves or seeks has little under way, and who reads slowly takes no memory.
 """
 
 from __future__ import annotations
 
 import math
-import os
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final, Protocol
 
 import trio
 
 from edgeshare import host as system
+from edgeshare.httpd.poller import Poller, React
 
 NEVER: Final = math.inf
 RECEIVE_BYTES: Final = 16 * 1024
 SLICE_BYTES: Final = 1 << 20  # of a file between two turns of others: a millisecond, or ten where a disk is asked
-AT_ONCE_BYTES: Final = 64 * 1024  # of a file that is read and sent with its head: two system calls in place of four
-QUEUED_BYTES: Final = 128 * 1024  # of a file, in the kernel: trio's own 16 KiB cost a fifth of the speed
 
 
 class File(Protocol):
@@ -43,11 +41,34 @@ class Wire:
     def __init__(self, stream: trio.abc.HalfCloseableStream) -> None:
         self._stream = stream
         self._receives_until_s = self._sends_until_s = NEVER
+        self._arrived: bytes | None = None
         self.file_sent = 0  # bytes of the last file that have left
 
     def is_late(self, now_s: float) -> bool:
         """Whether it waits for its client longer than it may."""
         return self._receives_until_s <= now_s or self._sends_until_s <= now_s
+
+    def waits_until(self, until_s: float) -> None:
+        """Give a client that `wait` waits for until then."""
+        self._receives_until_s = until_s
+
+    async def wait(self, poller: Poller, react: React, until_s: float) -> None:
+        """Have `react` see to what arrives, which `receive_now` gives; return when it does not (see `Poller.wait`)."""
+        self._receives_until_s = until_s
+        try:
+            while True:
+                try:
+                    self._arrived = bytes(await self._stream.receive_some(RECEIVE_BYTES))
+                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    self._arrived = b""
+                if not react(trio.current_time()):
+                    return
+        finally:
+            self._receives_until_s = NEVER
+
+    def receive_now(self) -> bytes | None:
+        """What has arrived: nothing when the client closed its side, or is gone, None when that is to come."""
+        return self._arrived
 
     async def receive(self, until_s: float) -> bytes:
         """What the client sends next; nothing when it has closed its side, or is gone."""
@@ -59,7 +80,15 @@ class Wire:
         finally:
             self._receives_until_s = NEVER
 
-    async def send(self, parts: Iterable[bytes], patience_s: float) -> None:
+    def send_now(self, parts: Sequence[bytes]) -> Sequence[bytes | memoryview]:
+        """Send as much of `parts` as can be sent without waiting; what is left of them.
+
+        Raises:
+            trio.BrokenResourceError: the client is gone.
+        """
+        return parts
+
+    async def send(self, parts: Iterable[bytes | memoryview], patience_s: float) -> None:
         """Send all of `parts`; the client has `patience_s` to take some of it, and then again.
 
         Raises:
@@ -97,7 +126,19 @@ class SocketWire(Wire):
         super().__init__(stream)
         self._socket_stream = stream
         self._descriptor = stream.socket.fileno()
-        self._queues_little = False
+
+    async def wait(self, poller: Poller, react: React, until_s: float) -> None:
+        self._receives_until_s = until_s
+        try:
+            await poller.wait(self._descriptor, react)
+        finally:
+            self._receives_until_s = NEVER
+
+    def receive_now(self) -> bytes | None:
+        try:
+            return system.receive_now(self._socket_stream, RECEIVE_BYTES)
+        except trio.BrokenResourceError:
+            return b""
 
     async def receive(self, until_s: float) -> bytes:
         self._receives_until_s = until_s
@@ -105,35 +146,29 @@ class SocketWire(Wire):
             while True:
                 # waits first: a client that has just been answered is silent
                 await trio.lowlevel.wait_readable(self._descriptor)
-                received = system.receive_now(self._socket_stream, RECEIVE_BYTES)
+                received = self.receive_now()
                 if received is not None:
                     return received
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
+        except trio.ClosedResourceError:
             return b""
         finally:
             self._receives_until_s = NEVER
 
-    async def send(self, parts: Iterable[bytes], patience_s: float) -> None:
-        left: list[bytes | memoryview] = list(parts)
-        while left:
-            taken = system.send_now(self._socket_stream, left)
-            while left and taken >= len(left[0]):
-                taken -= len(left.pop(0))
-            if not left:
-                return  # without a turn for others: whoever asks next has waited to be asked
-            left[0] = memoryview(left[0])[taken:]
+    def send_now(self, parts: Sequence[bytes | memoryview]) -> Sequence[bytes | memoryview]:
+        taken = system.send_now(self._socket_stream, parts)
+        for number, part in enumerate(parts):
+            if taken < len(part):
+                return [memoryview(part)[taken:], *parts[number + 1 :]]
+            taken -= len(part)
+        return ()
+
+    async def send(self, parts: Iterable[bytes | memoryview], patience_s: float) -> None:
+        left: Sequence[bytes | memoryview] = tuple(parts)
+        while left := self.send_now(left):
             await self._room(patience_s)
 
     async def send_file(self, head: bytes, file: File, start: int, count: int, patience_s: float) -> None:
         self.file_sent = 0
-        if count <= AT_ONCE_BYTES:
-            body = os.pread(file.fileno(), count, start)
-            await self.send((head, body), patience_s)
-            self.file_sent = len(body)
-            return
-        if not self._queues_little:
-            system.queue_at_most(self._socket_stream, QUEUED_BYTES)
-            self._queues_little = True
         with system.corked(self._socket_stream):
             await self.send((head,), patience_s)
             while left := count - self.file_sent:
@@ -145,7 +180,10 @@ class SocketWire(Wire):
                     return
                 else:
                     self.file_sent += sent
-                    await trio.lowlevel.checkpoint()
+                    if sent < portion:  # the kernel has no more room
+                        await self._room(patience_s)
+                    else:
+                        await trio.lowlevel.checkpoint()
 
     def abort(self) -> None:
         self._socket_stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -10,11 +10,13 @@
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from typing import Final
 
 import attrs
 
 from edgeshare.httpd import ranges
+from edgeshare.httpd.heads import KEPT
 from edgeshare.httpd.messages import FileBody, Request, Response
 from edgeshare.httpd.server import Handler
 from edgeshare.layout import FileEntry
@@ -115,6 +117,7 @@ class Quick:
         self._known[key] = _Known(name, entry, etag, lesson.etag, whole, unchanged)
 
 
+@lru_cache(maxsize=KEPT)  # as many as are the same object when they come again
 def _key(request: Request) -> _Key:
     judged = tuple(f"{name}:{value}" for name, value in request.headers if name in _JUDGED_BY)
     return request.host, request.local, request.path, judged

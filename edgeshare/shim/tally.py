@@ -2,7 +2,8 @@
 
 - Nobody is known here. A connection is open or it is not; its other end is never asked for.
 - Bytes are those of bodies, as they left for the network, counted when an answer is over: a film that is being sent
-  counts when it ends, or when its reader leaves.
+  counts when it ends, or when its reader leaves. The clock is not looked at for each: what is served in a month's first
+  minute may count to the month before.
 - The lessons' bytes of this month outlive a restart, as the line's do (`link.py`): one is held against the other.
 """
 
@@ -91,7 +92,6 @@ class Tally:
         source = source_of(response)
         self._served[source] += sent
         if source in _OF_LESSONS:
-            self._turn_page()
             self._of_month += sent
 
     def counting(self, listeners: Sequence[trio.SocketListener]) -> list[trio.abc.Listener[trio.SocketStream]]:
@@ -113,7 +113,7 @@ class Tally:
         return month_of(self._now().astimezone(self._zone()))
 
     def _turn_page(self) -> None:
-        """Begin anew where a month has begun; not looked at for each answer, as the zone's rules cost half a ms."""
+        """Begin anew where a month has begun; the zone's rules cost half a ms."""
         now = self._now()
         if timedelta(0) <= now - self._looked < _LOOK_EVERY:
             return

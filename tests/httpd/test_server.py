@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 from trio.testing import MockClock, lockstep_stream_pair, memory_stream_pair
 
 from edgeshare.errors import ConfigError
+from edgeshare.httpd.connection import AT_ONCE_BYTES, READ_AHEAD_BYTES, AtOnce
 from edgeshare.httpd.rates import Rate
 from edgeshare.httpd.server import (
     FILES_BESIDES,
     HEAD_BYTES,
-    READ_AHEAD_BYTES,
     REFUSALS_AT_ONCE,
     FileBody,
     Handler,
@@ -81,12 +81,19 @@ async def serving(
 
 @asynccontextmanager
 async def serving_on_loopback(
-    handler: Handler, *, limits: Limits = DEFAULT, on_done: OnDone | None = None, may_wait: bool = False
+    handler: Handler,
+    *,
+    limits: Limits = DEFAULT,
+    on_done: OnDone | None = None,
+    may_wait: bool = False,
+    at_once: AtOnce = lambda request: None,
 ) -> AsyncIterator[int]:
     listeners = await listen("127.0.0.1", 0)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(
-            lambda: serve(handler, listeners, limits=limits, on_done=on_done, may_wait=lambda _: may_wait)
+            lambda: serve(
+                handler, listeners, limits=limits, on_done=on_done, may_wait=lambda _: may_wait, at_once=at_once
+            )
         )
         with trio.fail_after(20):
             yield listeners[0].socket.getsockname()[1]
@@ -495,6 +502,180 @@ async def test_what_is_ready_is_given_at_once_and_the_handler_is_asked_for_the_r
     assert [request.path for request in seen] == ["/other", "/"]
     assert done == ["/known", "/other", "/broken", "/known", "/"]
     assert len(caplog.records) == 1
+
+
+class Steps(trio.abc.Instrument):
+    """How often connections' own tasks have gone on."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.count += task.name.endswith("._run_handler")  # trio's, of `serve_listeners`
+
+
+async def test_an_answer_that_is_ready_wakes_nobody(film: Path) -> None:
+    steps = Steps()
+    given: list[Cinema] = []
+
+    def show(request: Request) -> Response:
+        given.append(Cinema(film, 0, 20_000))
+        return Response(200, (), FileBody(given[-1].file, 0, 20_000))
+
+    done: list[int] = []
+    async with (
+        serving_on_loopback(never, at_once=show, on_done=lambda _, __, sent: done.append(sent)) as port,
+        await trio.open_tcp_stream("127.0.0.1", port) as client,
+    ):
+        await client.send_all(GET)
+        await until(client, FILM[:20_000])
+        trio.lowlevel.add_instrument(steps)
+        for _ in range(5):
+            await client.send_all(GET)
+            assert (await until(client, FILM[:20_000])).startswith(b"HTTP/1.1 200 ")
+        assert steps.count == 0
+        await client.send_all(LAST_GET)  # it closes
+        await rest(client)
+        assert steps.count > 0
+        trio.lowlevel.remove_instrument(steps)
+    assert done == [20_000] * 7
+    assert all(each.file.closed for each in given)
+
+
+@pytest.mark.parametrize("count", [AT_ONCE_BYTES, AT_ONCE_BYTES + 1, len(FILM)])
+async def test_an_answer_that_is_ready_may_be_larger_than_what_the_kernel_takes_now(film: Path, count: int) -> None:
+    cinema = Cinema(film, 0, count)
+    ready = Response(200, (), FileBody(cinema.file, 0, count))
+    async with (
+        serving_on_loopback(never, at_once=lambda _: ready, on_done=cinema.on_done) as port,
+        await trio.open_tcp_stream("127.0.0.1", port) as client,
+    ):
+        await client.send_all(GET)
+        await trio.sleep(0.05)
+        assert split(await until(client, FILM[:count]))[2] == FILM[:count]
+        await cinema.is_done.wait()
+    assert cinema.done == [count]
+    assert cinema.file.closed
+
+
+async def test_what_a_client_has_not_taken_of_ready_answers_is_kept_for_it_and_nothing_more_is_read() -> None:
+    body = bytes(range(256)) * 256
+    asked: list[Request] = []
+
+    def ready(request: Request) -> Response:
+        asked.append(request)
+        return Response(200, (), body)
+
+    async with (
+        serving_on_loopback(never, at_once=ready) as port,
+        await trio.open_tcp_stream("127.0.0.1", port) as client,
+    ):
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        wanted = 200  # 13 MB
+        for _ in range(wanted - 1):
+            await client.send_all(GET)
+            await trio.sleep(0.001)
+        assert len(asked) < wanted - 1
+        await client.send_all(LAST_GET)
+        answers = await rest(client)
+    parts = answers.split(b"HTTP/1.1 200 OK\r\n")[1:]
+    assert [part.partition(b"\r\n\r\n")[2] for part in parts] == [body] * wanted
+
+
+@pytest.mark.parametrize("status", [200, 304])
+async def test_an_answer_that_is_ready_has_no_body_where_none_may_be(film: Path, status: int) -> None:
+    cinema = Cinema(film, 0, 100)
+    ready = Response(status, (), FileBody(cinema.file, 0, 100))
+    asking = GET.replace(b"GET", b"HEAD") if status == 200 else GET
+    async with (
+        serving_on_loopback(never, at_once=lambda _: ready, on_done=cinema.on_done) as port,
+        await trio.open_tcp_stream("127.0.0.1", port) as client,
+    ):
+        await client.send_all(asking)
+        assert split(await until(client, b"\r\n\r\n"))[2] == b""
+    assert cinema.done == [0]
+    assert cinema.file.closed
+
+
+async def test_a_file_that_is_ready_and_has_shrunk_breaks_the_connection(film: Path) -> None:
+    cinema = Cinema(film, len(FILM) - 10, 20)
+    ready = Response(200, (), FileBody(cinema.file, len(FILM) - 10, 20))
+    async with serving_on_loopback(never, at_once=lambda _: ready, on_done=cinema.on_done) as port:
+        with pytest.raises(trio.BrokenResourceError):
+            await whole_answer(port, GET)
+    assert cinema.done == [10]
+    assert cinema.file.closed
+
+
+async def test_who_gets_what_is_ready_has_the_time_between_two_requests_anew() -> None:
+    def ready(request: Request) -> Response | None:
+        return Response(200, (), b"hello") if request.path == "/ready" else None
+
+    async with (
+        serving_on_loopback(hello, limits=Limits(idle_timeout_s=1.0), at_once=ready) as port,
+        await trio.open_tcp_stream("127.0.0.1", port) as client,
+    ):
+        await client.send_all(GET)
+        await until(client, b"hello")
+        for _ in range(3):
+            await trio.sleep(0.6)
+            await client.send_all(GET.replace(b"/ ", b"/ready "))
+            await until(client, b"hello")
+        with trio.fail_after(5):
+            assert await rest(client) == b""
+
+
+async def test_clients_that_vanish_when_their_answer_is_ready_are_nobody_elses_concern(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clients: list[socket.socket] = []
+    done: list[int] = []
+
+    def ready(request: Request) -> Response | None:
+        if request.path == "/other":
+            return None
+        clients.pop().close()
+        return Response(200, (), b"hello")
+
+    async with serving_on_loopback(
+        hello, at_once=ready, on_done=lambda _, __, sent: done.append(sent), limits=Limits(connections_per_client=1)
+    ) as port:
+        for _ in range(2):  # the second has the room of the first
+            client = socket.create_connection(("127.0.0.1", port))
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset
+            clients.append(client)
+            client.sendall(GET)
+            await trio.sleep(0.05)
+            assert not clients
+        assert split(await whole_answer(port, LAST_GET.replace(b"/ ", b"/other ")))[0] == 200
+    assert done == [0, 0, len(b"hello")]
+    assert not caplog.records
+
+
+async def test_an_answer_that_is_ready_and_cannot_be_counted_costs_its_own_connection(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def on_done(request: Request, response: Response, sent: int) -> None:
+        if request.path == "/uncounted":
+            raise RuntimeError("broken")
+
+    ready = Response(200, (), b"hello")
+    async with serving_on_loopback(never, at_once=lambda _: ready, on_done=on_done) as port:
+        assert split(await whole_answer(port, GET.replace(b"/ ", b"/uncounted ")))[2] == b"hello"
+        async with await trio.open_tcp_stream("127.0.0.1", port) as client:
+            await client.send_all(GET)
+            await until(client, b"hello")
+    assert [record.getMessage() for record in caplog.records] == ["a response broke off"]
+
+
+async def test_a_file_that_is_ready_and_cannot_be_read_costs_its_own_connection(film: Path) -> None:
+    def ready(request: Request) -> Response | None:
+        return Response(200, (), FileBody(io.FileIO(film, "r+" if request.path == "/" else "ab"), 0, 100))
+
+    async with serving_on_loopback(never, at_once=ready) as port:
+        with pytest.raises(trio.BrokenResourceError):
+            await whole_answer(port, GET.replace(b"/ ", b"/unreadable "))
+        assert split(await whole_answer(port, LAST_GET))[2] == FILM[:100]
 
 
 # Handlers that fail
