@@ -21,7 +21,7 @@ class Rate:
 
     # A thousand pupils behind one proxy who open a page of 120 files at once.
     at_once: int = attrs.field(default=120_000, validator=ge(1))
-    per_s: float = attrs.field(default=2000.0, validator=gt(0))  # then; a third of what one core answers
+    per_s: float = attrs.field(default=2000.0, validator=gt(0))  # then; a fifth of what one core answers
 
 
 class Buckets:

@@ -125,6 +125,13 @@ class ResumeDataReady:
 
 
 @attrs.frozen
+class PeerMet:
+    """A connection to a peer has begun."""
+
+    info_hash: InfoHash
+
+
+@attrs.frozen
 class PeerParted:
     """A connection to a peer has ended; not an attempt that came to nothing."""
 
@@ -162,6 +169,7 @@ SwarmEvent = (
     | CacheFlushed
     | DiskFailed
     | ResumeDataReady
+    | PeerMet
     | PeerParted
     | Listening
     | ListenFailed
@@ -212,6 +220,8 @@ def _translated(alert: lt.alert) -> tuple[SwarmEvent, ...]:  # noqa: C901 - one 
             return (ResumeDataReady(v2_of(alert.handle), lt.write_resume_data_buf(alert.params)),)
         case lt.save_resume_data_failed_alert():
             return (ResumeDataReady(v2_of(alert.handle), None),)
+        case lt.peer_connect_alert():
+            return (PeerMet(v2_of(alert.handle)),)
         case lt.peer_disconnected_alert():
             was_there = alert.op != lt.operation_t.connect
             return (PeerParted(v2_of(alert.handle), alert.ip[0]),) if was_there else ()

@@ -31,6 +31,7 @@ from edgeshare.swarm.events import (
     AlertsDropped,
     ListenFailed,
     Listening,
+    PeerMet,
     PeerParted,
     SwarmEvent,
     TorrentProgress,
@@ -62,6 +63,12 @@ FEW_TORRENTS = 500
 LOCAL_ANNOUNCE_S, RARE_LOCAL_ANNOUNCE_S = 60, 600
 BEGUN_WITHIN_S = 5.0  # so soon does libtorrent fetch what has begun, on a slow disk too
 MEET_WITHIN_S = 60.0  # for so long who joins a content without its info dict may still be meeting others
+
+# Between shares of `upload`. Half a second's at once would flood a home's line; and until a connection has some, what
+# it has to say waits for the next share: six times from hello to the first byte of a lesson. At rest fifty looks a
+# second would be a third of all that a node with thousands of contents does.
+TICK_MS, RESTING_TICK_MS = 20, 100
+RESTS_AFTER_S = 10.0  # without a peer that is new, or moves something
 
 _SLOTS = 5  # peers outside that are given something at a time; in the local network there is no limit
 
@@ -98,9 +105,7 @@ _SETTINGS: Mapping[str, object] = {
     "allowed_fast_set_size": 0,  # who is choked is given nothing (BEP 6); measured: a spike is as fast without
     "whole_pieces_threshold": 2,  # seconds: a piece that one peer would take longer for is asked of several
     "request_queue_time": 2,  # seconds of what a peer sends are asked for ahead
-    # Milliseconds between shares of `upload`. Half a second's at once would flood a home's line; and until a connection
-    # has some, what it has to say waits for the next share: six times from hello to the first byte of a lesson.
-    "tick_interval": 20,
+    "tick_interval": RESTING_TICK_MS,
     # What comes to a reader soon: what is asked for with a deadline, and not behind what was asked for before it.
     "initial_picker_threshold": 0,  # by itself the first four pieces are any four, whatever their priority
     "send_buffer_watermark_factor": 10,  # percent: a cancel misses a tenth of a second's bytes, not half
@@ -145,7 +150,8 @@ class Swarm:
         self._joinings: dict[InfoHash, Joining] = {}
         self._are_many = False  # torrents
         self._keeps_all = False  # connections, even those of no use
-        self._meets_until_s = -float("inf")
+        self._meets_until_s = self._moves_until_s = -float("inf")
+        self._rests = True
         self._gone_from_peers = self._gone_to_peers = 0  # of torrents that were removed
         self._meters: dict[InfoHash, Meter] = {}
         self._reported: set[InfoHash] = set()  # torrents whose progress came since `outside_bytes` looked last
@@ -298,6 +304,8 @@ class Swarm:
             case AlertsDropped():
                 logger.warning("libtorrent's events came faster than they were taken; asking for the state again")
                 self._ask_again()
+            case PeerMet():
+                self._move()
             case PeerParted(info_hash=info_hash, host=host):
                 if info_hash in self._torrents:
                     self._meters.setdefault(info_hash, Meter()).parted(host)
@@ -309,6 +317,8 @@ class Swarm:
                     known[0].on(event)
                     if isinstance(event, TorrentProgress):
                         self._reported.add(event.info_hash)
+                        if event.progress.peers:  # told only where something has changed
+                            self._move()
                 elif (joining := self._joinings.get(event.info_hash)) is not None:
                     (joining.torrent or joining).on(event)
                     self._keep_connections()
@@ -344,6 +354,9 @@ class Swarm:
             self._session.post_torrent_updates(0)
             self._keep_connections()
             self._spare_work_for_many()
+            if trio.current_time() >= self._moves_until_s and not self._rests:
+                self._rests = True
+                self._session.apply_settings({"tick_interval": RESTING_TICK_MS})
             for info_hash, leaving in list(self._leaving.items()):  # the event that says so may have been dropped
                 if not leaving.handle.is_valid():
                     self.dispatch(TorrentRemoved(info_hash))
@@ -390,6 +403,13 @@ class Swarm:
         if meets != self._keeps_all:
             self._keeps_all = meets
             self._session.apply_settings({"close_redundant_connections": not meets})
+
+    def _move(self) -> None:
+        """Something moves, or is about to: share `upload` often."""
+        self._moves_until_s = trio.current_time() + RESTS_AFTER_S
+        if self._rests:
+            self._rests = False
+            self._session.apply_settings({"tick_interval": TICK_MS})
 
     def _spare_work_for_many(self) -> None:
         """Do less for each of thousands of contents.

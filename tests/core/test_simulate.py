@@ -149,6 +149,7 @@ def test_the_picture_has_a_line_for_each_morning() -> None:
     assert "b &amp; c" in drawn
 
 
+@pytest.mark.whole
 def test_a_class_of_nodes_that_is_named_as_two_goes_to_the_origin_as_often() -> None:
     halves = [attrs.evolve(EVEN[0], name=name, share=0.5) for name in ("one", "other")]
     copies = [

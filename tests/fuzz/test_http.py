@@ -116,7 +116,7 @@ async def _answers(sent: bytes) -> tuple[bytes, bytes]:
                         received += part
                 except trio.BrokenResourceError:
                     pass
-            while trio.lowlevel.current_statistics().tasks_living > tasks + 3:  # serve's own three
+            while trio.lowlevel.current_statistics().tasks_living > tasks + 4:  # serve's own four
                 await trio.sleep(0.001)  # nothing tells it that the connection's task is over
         nursery.cancel_scope.cancel()
     return sent, bytes(received)

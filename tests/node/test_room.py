@@ -232,6 +232,7 @@ async def test_what_is_here_stays_at_a_start_on_a_disk_that_is_nearly_full(
             await node.until(State.COMPLETE, GAME)
 
 
+@pytest.mark.whole
 async def test_no_more_is_begun_than_leaves_free_what_is_to_stay_free(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

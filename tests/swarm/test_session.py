@@ -14,6 +14,7 @@ from edgeshare.hashtree import HashedFile
 from edgeshare.layout import Piece
 from edgeshare.manifest import InfoHash
 from edgeshare.publish.torrent import assemble
+from edgeshare.swarm import session
 from edgeshare.swarm.session import Helpers, Swarm, info_of, open_swarm, read_info
 from edgeshare.swarm.torrent import SwarmError
 from tests.support.content import PIECE, SlowSeed, at, content, hold, node, noise
@@ -338,6 +339,40 @@ async def test_a_peer_that_stops_in_the_middle_leaves_what_it_gave_and_another_g
             await torrent.until(lambda: torrent.is_finished)
             assert 3 * PIECE < before < lesson.size
             assert torrent.bytes_from_peers == lesson.size
+
+
+@pytest.mark.whole
+def tick_ms(swarm: Swarm) -> int:
+    return int(swarm._session.get_settings()["tick_interval"])
+
+
+async def test_upload_is_shared_out_often_as_soon_as_a_peer_is_met(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "_REPORT_EVERY_S", 1000)  # a second would be too late for who waits for a first byte
+    lesson = content({"film": noise(40 * PIECE)})
+    with trio.fail_after(30):
+        async with node("127.0.0.2") as one, node("127.0.0.3") as other:
+            await hold(one, lesson, lesson.write(tmp_path / "one"))
+            assert tick_ms(one) == session.RESTING_TICK_MS
+            torrent = await hold(other, lesson, tmp_path / "other", at(one))
+            await torrent.until(lambda: torrent.bytes_have > 0)
+            assert tick_ms(one) == tick_ms(other) == session.TICK_MS
+
+
+async def test_upload_is_shared_out_seldom_when_nothing_moves_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "RESTS_AFTER_S", 0.5)
+    lesson = content({"film": noise(40 * PIECE)})
+    with trio.fail_after(30):
+        async with node("127.0.0.2") as one:
+            await hold(one, lesson, lesson.write(tmp_path / "one"))
+            async with node("127.0.0.3") as other:
+                torrent = await hold(other, lesson, tmp_path / "other", at(one))
+                await torrent.until(lambda: torrent.is_finished)
+            while tick_ms(one) != session.RESTING_TICK_MS:
+                await trio.sleep(0.1)
 
 
 @pytest.mark.whole
