@@ -20,6 +20,7 @@ from typing import Final, TypeVar
 import attrs
 import trio
 
+from edgeshare import cycles
 from edgeshare.config import ShimConfig
 from edgeshare.httpd import ranges
 from edgeshare.httpd.media import media_type
@@ -224,10 +225,12 @@ class _Shim:
         async with self._registering:
             listing, register = self._node.listing(), self._register
             if register.listing is not listing:
-                register = await _beside(len(listing), partial(Register, listing, self._vocabulary))
+                with cycles.lasting():
+                    register = await _beside(len(listing), partial(Register, listing, self._vocabulary))
                 self._register = register
             if not register.knows_words(wish, language):
-                await _beside(len(listing), partial(register.learn_words, wish, language))
+                with cycles.lasting():
+                    await _beside(len(listing), partial(register.learn_words, wish, language))
             return register
 
     def _gives_figures(self, request: Request, site: hosts.Site) -> bool:

@@ -19,7 +19,7 @@ from edgeshare.manifest import LessonManifest
 from edgeshare.view import LessonView
 from edgeshare.vocabulary import Vocabulary
 
-MOST_SHOWN = 100  # lessons on one page: 16 ms to write, some 75 kB, and half a second for an old PC to lay out
+MOST_SHOWN = 100  # lessons on one page: 7 ms to write, some 75 kB, and half a second for an old PC to lay out
 FIRST_SHOWN: Final = 12  # of those of today, and of this week, above all the others: two rows or three on most screens
 _LAST = 10**6  # where levels without a rank stand
 _ACCENTS = re.compile("[\u0300-\u036f]+")  # Unicode's combining marks for Latin and Greek

@@ -185,3 +185,12 @@ def test_a_search_finds_every_text_that_has_its_words_somewhere(texts: list[str]
         f"x{n}" for n, text in enumerate(texts) if all(word in plain(f"_ {text} 6e mathematiques") for word in words)
     ]
     assert matching(lessons, Wish(search=search)) == wanted
+
+
+def test_a_search_finds_what_is_in_one_of_many_texts_as_well_as_what_is_in_most() -> None:
+    lessons = [manifest(f"x{n:03}", title=f"Angle {n:03}", description="rare" * (n % 300 == 7)) for n in range(600)]
+    assert matching(lessons, Wish(search="angle 123")) == ["x123"]
+    assert matching(lessons, Wish(search="12")) == [f"x{n:03}" for n in range(600) if "12" in f"{n:03}"]
+    assert matching(lessons, Wish(search="rare")) == ["x007", "x307"]
+    assert len(matching(lessons, Wish(search="a"))) == 600
+    assert matching(lessons, Wish(search="angle 600")) == []
