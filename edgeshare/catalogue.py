@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Iterable, Mapping
 
 import attrs
+import msgpack
 
 from edgeshare.canonical import pack, unpack
 from edgeshare.errors import EdgeshareError, ManifestError
@@ -20,6 +21,7 @@ from edgeshare.manifest import (
     lesson_id,
     read_lesson,
     read_lessons,
+    recall_lesson,
     shown,
 )
 from edgeshare.signing import PublicKey
@@ -96,10 +98,17 @@ def encode_edition(edition: Edition) -> bytes:
     return pack(fields)
 
 
-def read_edition(raw: bytes, name: str, number: int, keys: Mapping[bytes, PublicKey]) -> Edition:
+def read_edition(
+    raw: bytes,
+    name: str,
+    number: int,
+    keys: Mapping[bytes, PublicKey],
+    known: Mapping[bytes, SignedLesson] | None = None,
+) -> Edition:
     """The edition `number` of catalogue `name` in a content file's bytes.
 
-    A lesson that cannot be admitted is left out and named in `refused`; the others stand.
+    A lesson that cannot be admitted is left out and named in `refused`; the others stand. What was read in another
+    edition of this catalogue, with these very keys, is `known` by its bytes: most of a new one, in a tenth of the time.
 
     Raises:
         ManifestError: the file as a whole is not that edition.
@@ -119,9 +128,11 @@ def read_edition(raw: bytes, name: str, number: int, keys: Mapping[bytes, Public
         raise ManifestError(f"{name} has a list of reinstated lessons that is none")
     refused: list[str] = []
     lessons: dict[LessonId, SignedLesson] = {}
-    for place, (entry, found) in enumerate(zip(listed, read_lessons(listed, keys), strict=True)):
+    before = [known.get(entry) if known and isinstance(entry, bytes) else None for entry in listed]
+    new = iter(read_lessons([entry for entry, old in zip(listed, before, strict=True) if old is None], keys))
+    for place, (entry, old) in enumerate(zip(listed, before, strict=True)):
         try:
-            lesson = _admit(entry, found, name)
+            lesson = old or _admit(entry, next(new), name)
         except EdgeshareError as error:
             refused.append(f"{name}, edition {number}, entry {place}: {error}")
             continue
@@ -136,6 +147,25 @@ def read_edition(raw: bytes, name: str, number: int, keys: Mapping[bytes, Public
         withdrawn=tuple(_withdrawal(entry, name, number, keys) for entry in gone),
         reinstated=tuple(_reinstatement(entry, name, number) for entry in back),
         refused=tuple(refused),
+    )
+
+
+def recall_edition(raw: bytes, name: str, number: int, keys: Mapping[bytes, PublicKey]) -> Edition:
+    """The edition in a content file's bytes that `read_edition` has read before, with these very keys, and refused
+    nothing in it. Its lessons are not checked again (`manifest.recall_lesson`).
+
+    Raises:
+        ManifestError: it is another edition.
+    """
+    whole = msgpack.unpackb(raw)
+    if (whole["name"], whole["edition"]) != (name, number):
+        raise ManifestError(f"the content of {name}, edition {number}, says that it is something else")
+    return Edition(
+        name=name,
+        number=number,
+        lessons=tuple(SignedLesson(recall_lesson(entry), entry) for entry in whole["lessons"]),
+        withdrawn=tuple(_withdrawal(entry, name, number, keys) for entry in whole["withdrawn"]),
+        reinstated=tuple(_reinstatement(entry, name, number) for entry in whole.get("reinstated", [])),
     )
 
 

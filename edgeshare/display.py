@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from datetime import datetime, timedelta
 
 import attrs
@@ -45,8 +46,8 @@ class Display:
         self._now = now
         self._is_metered = is_metered
         self._origin_trouble = origin_trouble
-        # Which lessons of the listing are followed; made anew with it.
-        self._followed: tuple[tuple[LessonManifest, ...], Mapping[LessonId, bool]] = (), {}
+        # The listing's lessons, and how many of them are followed; found out anew with it.
+        self._counted: tuple[tuple[LessonManifest, ...], AbstractSet[LessonId], int] = (), frozenset(), 0
 
     def lessons(self) -> tuple[LessonView, ...]:
         """Every lesson that may be shown now; withdrawn ones are left out."""
@@ -141,19 +142,21 @@ class Display:
     def states(self) -> Mapping[State, int]:
         """How many lessons are in each state."""
         shown = self._roll.listing()
-        if self._followed[0] is not shown:
-            self._followed = shown, {each.id: self._roll.is_followed(each) for each in shown}
-        followed = self._followed[1]
-        ahead = sum(followed.values())
+        if self._counted[0] is not shown:
+            listing = Counter(each.catalogues for each in shown)  # of 50,000 lessons, a few dozen
+            followed = sum(count for catalogues, count in listing.items() if self._roll.follows(catalogues))
+            self._counted = shown, {each.id for each in shown}, followed
+        _, names, ahead = self._counted
         counts = Counter(
             {State.WITHDRAWN: len(self._roll.withdrawn), State.WAITING: ahead, State.LISTED: len(shown) - ahead}
         )
         roll = self._roll
         held = {lesson for each in self._holdings for lesson in roll.lessons_of(each.info_hash)}
         others = held | roll.served.keys() | roll.wanted | roll.pinned | roll.short.keys()
-        for lesson in others & followed.keys():
-            counts[State.WAITING if followed[lesson] else State.LISTED] -= 1
-            counts[self._state((roll.served.get(lesson) or roll.newest[lesson]).manifest)] += 1
+        for lesson in others & names:
+            manifest = (roll.served.get(lesson) or roll.newest[lesson]).manifest
+            counts[State.WAITING if roll.is_followed(manifest) else State.LISTED] -= 1
+            counts[self._state(manifest)] += 1
         return +counts
 
     def _state(self, manifest: LessonManifest) -> State:

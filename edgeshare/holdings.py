@@ -99,6 +99,11 @@ class Holdings:
         return info_hash in self._stored
 
     @property
+    def names(self) -> AbstractSet[InfoHash]:
+        """All contents of which something is here, or may be."""
+        return self._held.keys() | self._stored.keys() | self._undeleted
+
+    @property
     def coming(self) -> list[Holding]:
         """Those that were begun and are not complete: few among thousands that are at rest."""
         return [held for name in self._lives if (held := self._held.get(name)) and not held.is_complete]
@@ -170,7 +175,7 @@ class Holdings:
 
         Deleting takes its time, and somebody may open what is next: what is `needed` is asked again before each.
         """
-        for info_hash in (self._held.keys() | self._stored.keys() | self._undeleted) - needed():
+        for info_hash in self.names - needed():
             if info_hash not in needed():
                 await self._drop(info_hash)
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, date, datetime
 from typing import NoReturn
@@ -50,6 +51,7 @@ logger = logging.getLogger(__name__)
 
 SETTLE_EVERY_S = 600.0  # when nobody asks: what a full or failing disk refused is tried again
 MORE_ROOM = 2**20  # bytes; with less than that nothing new is begun
+PORTION = 500  # lessons that are looked at in one go
 AT_ONCE = 16  # contents that are fetched at the same time; what somebody asks for does not wait for its turn
 
 
@@ -136,14 +138,15 @@ class Keeper:
         with cycles.lasting():
             await self._remember()
         async with trio.open_nursery() as nursery:
-            await self._holdings.open(nursery)
+            with cycles.lasting():
+                await self._holdings.open(nursery)
+                nursery.start_soon(self._settle_when_asked)
+                await self._settle()
             nursery.start_soon(self._parts.library.empty_trash)
             nursery.start_soon(self._parts.library.watch)
             nursery.start_soon(self._keep_index_whole)
             nursery.start_soon(self._settle_when_there_is_room)
-            nursery.start_soon(self._settle_when_asked)
             nursery.start_soon(self._precedence.keep)
-            await self._settle()
             task_status.started()
 
     def doubt_disk(self) -> None:
@@ -161,9 +164,10 @@ class Keeper:
         now on; it is deleted only when those are admitted, as they may list it again, signed by another key, and then
         it need not be fetched anew.
         """
-        self._heard = publishers
+        self._heard, before = publishers, self._ledger.memory
         if weighed := await self._ledger.heed(publishers, offered or {}, lambda: tuple(self.roll.served.values())):
-            await self._stand_on(weighed)
+            if weighed.memory is not before:  # else other editions are offered, and nothing more
+                await self._stand_on(weighed)
             for name in [name for name in self._coming if not self._ledger.memory.is_named(publisher_of(name))]:
                 del self._coming[name]  # nobody vouches for it any more
             await self._settle()
@@ -344,8 +348,7 @@ class Keeper:
         if not expected.fits(layout) or [entry.path for entry in layout.files] != [FILE_NAME]:
             raise ManifestError(f"the content of {manifest.name} is not a catalogue's")
         raw = await self._parts.library.file(manifest.info_hash, layout.files[0])
-        with cycles.lasting():
-            await self._stand_on(await self._ledger.admit(vouched, raw))
+        await self._stand_on(await self._ledger.admit(vouched, raw))
         lessons = self.admitted[manifest.name].edition.lessons
         logger.info("%s: edition %d, lessons: %d", manifest.name, manifest.edition, len(lessons))
 
@@ -362,19 +365,22 @@ class Keeper:
 
     async def _take_over(self) -> None:
         async with self._taking_over:  # or what is older might come last
-            self.roll.take_over(await trio.to_thread.run_sync(self.roll.read, self._ledger.memory))
+            with cycles.lasting():
+                self.roll.take_over(await trio.to_thread.run_sync(self.roll.read, self._ledger.memory))
 
     async def _remember(self) -> None:
         """Take up what the library says was admitted, asked for and held; nothing is asked of the network."""
         await self._timetable.remember()
         await self._ledger.remember()
         memory = self._ledger.memory
+        rows = await self._parts.library.lessons()
+        here = {row.id for row in rows if row.served}
         read = {
             lesson.manifest.id: Backed(lesson, admitted.keys, admitted.epoch)
             for admitted in memory.admitted.values()
             for lesson in admitted.edition.lessons
+            if lesson.manifest.id in here
         }
-        rows = await self._parts.library.lessons()
         self.roll.pin(row.id for row in rows if row.pinned)
         for row in rows:
             if row.wanted:
@@ -477,15 +483,17 @@ class Keeper:
         await self._forget()
         for each in self.admitted.values():
             self._holdings.hold(Expected.of_edition(each.manifest), self._helpers(each.manifest))
-        for served in self.roll.served.values():
-            self._hold(served.manifest)
+        for place, (lesson, served) in enumerate(list(self.roll.served.items())):
+            await _pause(place)
+            if self._holdings.of(served.manifest) is None and self.roll.served.get(lesson) is served:
+                self._hold(served.manifest)
         await self._queue_up()
         self._stock.shrink()
         if self._stock.leaving:
             self._part_with_leaving()
             await self._forget()
-        await trio.lowlevel.checkpoint()  # 50,000 lessons take a while, and readers should wait no longer than so
-        for held in list(self._holdings):
+        for place, held in enumerate(list(self._holdings)):
+            await _pause(place)
             await self._promote_all_of(held)
         self._fill()
         await trio.lowlevel.checkpoint()
@@ -497,21 +505,24 @@ class Keeper:
             self._stock.look(await self._parts.library.free_bytes())
         self._precedence.reconsider()
 
-    def _needed(self) -> set[InfoHash]:
-        """The contents that stay."""
-        needed = self._editions() | self.roll.contents | self._spared()
-        needed |= {each.manifest.info_hash for each in self.roll.served.values()}
-        return (needed | self._stock.read(besides=self.roll.withdrawn)) - self._stock.leaving
+    def _needed(self) -> AbstractSet[InfoHash]:
+        """The contents that stay, of those that are here."""
+        # Which of a few thousand are among 50,000 is soon found out; to put those together takes far longer.
+        return ((self._holdings.names & self.roll.contents) | self._needed_besides()) - self._stock.leaving
+
+    def _needed_besides(self) -> set[InfoHash]:
+        """The contents that stay, whether their lessons are listed or not."""
+        served = {each.manifest.info_hash for each in self.roll.served.values()}
+        return served | self._editions() | self._spared() | self._stock.read(besides=self.roll.withdrawn)
 
     async def _clear_strays(self) -> None:
         """Once a day, delete what is on the disk and nothing names, when the catalogues are here that would."""
         today = self._believed().date()
         if self.admitted and self._cleared_on != today:
             self._cleared_on = today
+            known = {*self._holdings.names, *self.roll.contents, *self._needed_besides()}
             try:
-                await self._parts.library.clear_strays(
-                    {*self._needed(), *(held.info_hash for held in self._holdings)}, today
-                )
+                await self._parts.library.clear_strays(known, today)
             except LibraryError as error:
                 logger.warning("what nothing names any more is not deleted: %s", error)
 
@@ -570,9 +581,8 @@ class Keeper:
         self.roll.short.clear()
         asked: list[LessonManifest] = []
         followed: list[LessonManifest] = []
-        for place, (lesson, newest) in enumerate(list(self.roll.newest.items())):
-            if place % 1000 == 0:
-                await trio.lowlevel.checkpoint()  # readers wait no longer than so
+        for place, (lesson, newest) in enumerate(self.roll.newest.items()):  # which is replaced, and never changed
+            await _pause(place)
             manifest = newest.manifest
             if self._holdings.is_stored(manifest.info_hash):
                 self._hold(manifest)
@@ -586,13 +596,15 @@ class Keeper:
 
     def _fill(self) -> None:
         """Begin with the next lessons in the queue, as long as few are being fetched."""
-        busy = self._holdings.busy if self._queue else 0
+        if not self._queue:
+            return
+        busy, today = self._holdings.busy, self.roll.today
         hopeless: dict[Rank, tuple[int, Space]] = {}  # the least size for which there was no room, and the room
         while self._queue and busy < AT_ONCE:
             manifest = self._queue.popleft()
             if self._holdings.of(manifest) is not None:
                 continue
-            rank = self.roll.rank(manifest)
+            rank = self.roll.rank(manifest, today)
             if rank in hopeless and manifest.size >= hopeless[rank][0]:
                 self.roll.short[manifest.id] = hopeless[rank][1]
                 continue
@@ -694,6 +706,12 @@ class Keeper:
         swarm = self._config.swarm
         found = dict.fromkeys([*swarm.trackers, *(url for each in catalogues for url in each.trackers)])
         return Helpers(trackers=tuple(found), peers=swarm.peers)
+
+
+async def _pause(place: int) -> None:
+    """Give way to readers once in so many lessons that are looked at: they wait some milliseconds, and no longer."""
+    if place % PORTION == 0:
+        await trio.lowlevel.checkpoint()
 
 
 def _read_again(row: StoredLesson) -> Backed | None:

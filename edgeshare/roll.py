@@ -53,6 +53,7 @@ class Roll:
         self._now = now
         self._believed = believed
         self._memory = Memory()
+        self._followed: frozenset[str] = frozenset()  # catalogues, of those that were admitted
         self._by_content: Mapping[InfoHash, tuple[LessonId, ...]] = {}  # of the newest
         self._serves = 0  # how often what is shown was changed by `serve` or `pin`
         self._listing: Listing | None = None  # what may be shown; None until somebody asks, and when it has changed
@@ -60,7 +61,7 @@ class Roll:
     def read(self, memory: Memory) -> Found:
         """What follows from what was admitted; for a thread, as 50,000 lessons take half a second."""
         follow, show, serves = self._config.follow, self._config.show, self._serves
-        newest = listed(memory, [name for name in memory.admitted if name in follow or name in show])
+        newest = listed(memory, [name for name in memory.admitted if name in follow or name in show], self.newest)
         gone = withdrawn(memory)
         by_content: dict[InfoHash, list[LessonId]] = {}
         for lesson, each in newest.items():
@@ -78,6 +79,7 @@ class Roll:
     def take_over(self, found: Found) -> None:
         """List and withdraw by what was found in it."""
         self._memory, self.newest, self.withdrawn = found.memory, found.newest, found.withdrawn
+        self._followed = frozenset(name for name in self._config.follow if name in found.memory.admitted)
         self._by_content, self.timed = found.by_content, found.timed
         self._listing = found.listing if found.serves == self._serves else None
 
@@ -147,7 +149,11 @@ class Roll:
 
     def is_followed(self, manifest: LessonManifest) -> bool:
         """Whether it is fetched ahead, as one of its catalogues is followed."""
-        return any(name in self._config.follow and name in self._memory.admitted for name in manifest.catalogues)
+        return self.follows(manifest.catalogues)
+
+    def follows(self, catalogues: Iterable[str]) -> bool:
+        """Whether one of some catalogues is followed, and here."""
+        return not self._followed.isdisjoint(catalogues)
 
     def is_over(self, manifest: LessonManifest) -> bool:
         """Whether a lesson has expired: it is not shown or fetched ahead any more, and goes when room is needed."""
@@ -163,7 +169,12 @@ class Roll:
         withdrew = {gone.by for gone in self._memory.gone.values() if not gone.is_revocation}
         return frozenset(names & self._memory.admitted.keys() | withdrew)
 
-    def rank(self, manifest: LessonManifest) -> Rank:
+    @property
+    def today(self) -> date:
+        """The day, by the believed clock, which takes as long as ten ranks."""
+        return self._believed().date()
+
+    def rank(self, manifest: LessonManifest, today: date) -> Rank:
         """What a lesson is worth to this node, read or not at this moment."""
         if manifest.id in self.pinned:
             return Rank.KEPT
@@ -173,7 +184,7 @@ class Roll:
             is_followed=self.is_asked_for(manifest.id) or self.is_followed(manifest),
             used=self.used.get(manifest.id),
             needed=manifest.needed_at.date() if manifest.needed_at else None,
-            today=self._believed().date(),
+            today=today,
         )
 
     def worths(self, contents: Iterable[InfoHash], editions: Iterable[InfoHash]) -> Mapping[InfoHash, Worth]:
@@ -181,11 +192,12 @@ class Roll:
 
         Of several lessons with the same content the best counts.
         """
-        worths = dict.fromkeys(editions, Worth(Rank.KEPT))
-        listed = [self.newest[lesson] for content in contents for lesson in self.lessons_of(content)]
-        for backed in (*self.served.values(), *listed):
+        worths, today = dict.fromkeys(editions, Worth(Rank.KEPT)), self.today
+        listed = (self.newest[lesson] for content in contents for lesson in self.lessons_of(content))
+        others = [each for each in listed if self.served.get(each.manifest.id) != each]
+        for backed in (*self.served.values(), *others):
             manifest = backed.manifest
-            worth = Worth(self.rank(manifest), self.used.get(manifest.id))
+            worth = Worth(self.rank(manifest, today), self.used.get(manifest.id))
             before = worths.get(manifest.info_hash)
             if before is None or before.rank < worth.rank:
                 worths[manifest.info_hash] = worth

@@ -10,6 +10,7 @@ from collections.abc import Callable, Container, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from datetime import date
+from math import inf
 
 import attrs
 import trio
@@ -85,12 +86,13 @@ class Stock:
         """
         self.free = free
         self._to_come = sum(held.bytes_to_come for held in self._holdings)
+        since_s = trio.current_time() - OPEN_S
+        self._left_s = {content: at_s for content, at_s in self._left_s.items() if at_s >= since_s}
 
     def items(self) -> tuple[Item, ...]:
         """What takes room, without what is about to go."""
         worths, superseded, read = self._worths(), self._superseded(), self.read()
         since_s = trio.current_time() - OPEN_S
-        self._left_s = {content: at_s for content, at_s in self._left_s.items() if at_s >= since_s}
         items: list[Item] = []
         for held in self._holdings:
             if held.info_hash in self.leaving:
@@ -99,7 +101,7 @@ class Stock:
             rank = worth.rank
             if held.info_hash in read or held.info_hash in superseded:
                 rank = Rank.KEPT
-            elif held.info_hash in self._left_s:
+            elif self._left_s.get(held.info_hash, -inf) >= since_s:
                 rank = max(rank, Rank.NEEDED)
             size = 0 if held.info_hash in superseded else held.size
             items.append(Item(content=held.info_hash, size=size, rank=rank, used=worth.used, others=held.others))
@@ -136,4 +138,6 @@ class Stock:
 
     def shrink(self) -> None:
         """Decide what goes where the quota is exceeded, or others have filled the disk."""
-        self.leaving.update(too_much(self.items(), self.space()))
+        space = self.space()
+        if self.used() > space.quota or space.free < space.keep_free:  # what each is worth takes long to find out
+            self.leaving.update(too_much(self.items(), space))

@@ -1,8 +1,9 @@
 """The library's index: what this node has admitted, what it remembers and what it holds, in SQLite.
 
 Nearly everything in it can be fetched again; losing it costs time, never a lesson's truth: contents are verified
-against their info-hash, manifests against the keys that stand beside them. Forgotten for good is only what earlier
-editions withdrew and the newest ones are silent about. What becomes of a damaged one, `recovery.py` says.
+against their info-hash, manifests against the keys that stand beside them. `ledger.py` has it know the SHA-256 of each
+edition of which that was done, with those keys, and does not do it again for the same bytes. Forgotten for good is only
+what earlier editions withdrew and the newest ones are silent about. What becomes of a damaged one, `recovery.py` says.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
 A damaged one is set aside, and a new one gets what can be read of it, row by row; what cannot comes from the last
 backup. Withdrawals are taken from both: no damage should bring a withdrawn lesson back. Nothing that is brought over is
-taken on trust: contents are looked at by their stamps, manifests by their signatures, as at every start. Where no new
-file can be made either, the same is done in memory, so that what was verified is served all the same.
+taken on trust: contents are looked at by their stamps, manifests by their signatures, or by the SHA-256 of what was
+verified before, as at every start. Where no new file can be made either, the same is done in memory, so that what was
+verified is served all the same.
 
 A kill at any moment leaves the damaged index where it was, or a mended one beside it that the next start takes up.
 """

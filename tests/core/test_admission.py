@@ -88,6 +88,21 @@ def served(memory: Memory, *lessons: SignedLesson, keys: dict[bytes, PublicKey] 
     return [Backed(each, keys, memory.epoch(each.manifest.publisher)) for each in lessons]
 
 
+def test_what_is_listed_as_before_is_the_same_object() -> None:
+    a, b = signed("a"), signed("b")
+    before = listed(memory := after(KNOWN, 1, a, b), memory.admitted)
+    memory = after(memory, 2, a, attrs.evolve(b))
+    again = listed(memory, memory.admitted, before)
+    assert again == before
+    assert (again[A] is before[A], again[B] is before[B]) == (True, False)
+
+
+def test_what_stood_otherwise_before_is_listed_as_it_stands_now() -> None:
+    before = listed(memory := after(KNOWN, 1, a := signed("a")), memory.admitted)
+    for now in (after(memory, 2, a, keys=BOTH), after(Memory(publishers=with_new_keys(TWO, "cned")), 2, a)):
+        assert listed(now, now.admitted, before) == listed(now, now.admitted)
+
+
 # whose an id is
 
 

@@ -19,6 +19,7 @@ from edgeshare.catalogue import (
     encode_edition,
     newest,
     read_edition,
+    recall_edition,
     withdrawn,
 )
 from edgeshare.errors import ManifestError
@@ -66,6 +67,25 @@ def test_entries_stand_in_the_order_of_their_ids() -> None:
     forward = edition(signed("a"), signed("b"), gone=(withdrawal("c"), withdrawal("d")))
     backward = edition(signed("b"), signed("a"), gone=(withdrawal("d"), withdrawal("c")))
     assert encode_edition(forward) == encode_edition(backward)
+
+
+def test_an_edition_that_was_read_before_is_recalled_as_it_was_read() -> None:
+    whole = edition(signed("a"), signed("b", version=2), gone=(withdrawal("c", signed("c")), withdrawal("d")))
+    whole = attrs.evolve(whole, reinstated=(Reinstatement(id=lesson_id("e"), since=3),))
+    raw = encode_edition(whole)
+    assert recall_edition(raw, NAME, 3, KEYS) == read_edition(raw, NAME, 3, KEYS) == whole
+
+
+def test_another_edition_than_was_read_before_is_not_recalled() -> None:
+    with pytest.raises(ManifestError, match="says that it is something else"):
+        recall_edition(encode_edition(edition()), NAME, 4, KEYS)
+
+
+def test_what_is_known_from_another_edition_is_not_read_again_and_stands_in_its_place() -> None:
+    a, b, c = (signed(name) for name in "abc")
+    found = read_edition(encode_edition(edition(a, b, c)), NAME, 3, KEYS, {b.raw: b})
+    assert found == edition(a, b, c)
+    assert [mine is theirs for mine, theirs in zip(found.lessons, (a, b, c), strict=True)] == [False, True, False]
 
 
 @given(st.binary(max_size=200))

@@ -25,6 +25,7 @@ from edgeshare.manifest import (
     read_catalogue,
     read_lesson,
     read_lessons,
+    recall_lesson,
     shown,
     structure,
 )
@@ -385,6 +386,24 @@ def test_many_entries_are_read_each_as_if_alone_and_in_their_order(count: int) -
         for place in range(0, count, 7)
     ]
     assert len(found) == count
+
+
+@given(lessons)
+def test_a_lesson_that_was_read_before_is_recalled_as_it_was_read(manifest: LessonManifest) -> None:
+    raw = signed_file(manifest)
+    assert recall_lesson(raw) == read_lesson(raw, KEYS) == manifest
+
+
+def test_a_field_of_a_newer_edgeshare_is_ignored_also_where_a_lesson_is_recalled() -> None:
+    raw = sign_fields(LESSON_FORMAT, LESSON | {"mood": "cheerful", "needed_at": "2026-12-01T08:00:00+01:00"})
+    assert recall_lesson(raw) == read_lesson(raw, KEYS)
+
+
+def test_what_many_lessons_say_alike_is_kept_once() -> None:
+    raws = [signed_file(lesson(id=name, licence="CC-BY-4.0", levels=["6e", "5e"])) for name in "abc"]
+    found = [read_lesson(raws[0], KEYS), read_lesson(raws[1], KEYS), recall_lesson(raws[2])]
+    for field in ("licence", "language", "start", "publisher", "levels", "subjects", "catalogues"):
+        assert len({id(getattr(each, field)) for each in found}) == 1
 
 
 def test_foreign_text_is_shown_short_and_harmless() -> None:

@@ -14,7 +14,7 @@ from edgeshare import vocabulary
 from edgeshare.catalogue import SignedLesson
 from edgeshare.config import CatalogueName, SwarmConfig
 from edgeshare.errors import LibraryError, ManifestError, TrustError
-from edgeshare.keeper import AT_ONCE
+from edgeshare.keeper import AT_ONCE, PORTION, _pause
 from edgeshare.manifest import LessonId
 from edgeshare.publish.keys import Keys
 from edgeshare.publish.repository import create_repository, open_repository
@@ -417,3 +417,20 @@ async def test_a_lesson_with_an_end_is_not_given_at_once_as_the_clock_has_a_word
             while node.keeper.roll.served.get(FRACTIONS) is None:
                 await node.keeper.change()
             assert node.keeper.complete(FRACTIONS) is None
+
+
+async def test_others_have_their_turn_while_thousands_of_lessons_are_looked_at() -> None:
+    turns = 0
+
+    async def read() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read)
+        for place in range(10 * PORTION):
+            await _pause(place)
+        assert turns >= 5  # who is first in each round is by lot
+        nursery.cancel_scope.cancel()
