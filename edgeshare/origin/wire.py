@@ -15,6 +15,7 @@ import termios
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cached_property
 from typing import Any
 from urllib.request import (  # type: ignore[attr-defined] # typeshed leaves out the second
     getproxies_environment,
@@ -85,14 +86,12 @@ def proxies(configured: str | None, mirrors: Iterable[str]) -> ProxyFor:
 
 
 class Network(httpx.AsyncBaseTransport):
-    """The network: at most `connections` kept to the origins, or to each proxy."""
+    """The network: at most `connections` kept to the origins, or to each proxy; as many again where some are https."""
 
     def __init__(self, proxy_for: ProxyFor, *, connections: int) -> None:
         self._proxy_for = proxy_for
         self._connections = connections
-        # The system's certificates, not a bundled list: a school's proxy may have its own authority there.
-        self._certificates = ssl.create_default_context()
-        self._pools: dict[str | None, httpcore.AsyncConnectionPool] = {}
+        self._pools: dict[tuple[str | None, bool], httpcore.AsyncConnectionPool] = {}  # by proxy, and for https or not
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request and receive the head of its answer."""
@@ -104,7 +103,9 @@ class Network(httpx.AsyncBaseTransport):
         )
         asked = httpcore.Request(request.method, url, headers=request.headers.raw, extensions=request.extensions)
         with _as_httpx():
-            answer = await self._pool(self._proxy_for(request.url)).handle_async_request(asked)
+            answer = await self._pool(
+                self._proxy_for(request.url), is_https=url.scheme == b"https"
+            ).handle_async_request(asked)
         return httpx.Response(answer.status, headers=answer.headers, stream=_Body(answer), extensions=answer.extensions)
 
     async def aclose(self) -> None:
@@ -112,18 +113,23 @@ class Network(httpx.AsyncBaseTransport):
         for pool in self._pools.values():
             await pool.aclose()
 
-    def _pool(self, proxy: str | None) -> httpcore.AsyncConnectionPool:
-        if proxy not in self._pools:
+    @cached_property
+    def _certificates(self) -> ssl.SSLContext:
+        # The system's, not a bundled list: a school's proxy may have its own authority there. To read them takes 85 ms.
+        return ssl.create_default_context()
+
+    def _pool(self, proxy: str | None, *, is_https: bool) -> httpcore.AsyncConnectionPool:
+        if (proxy, is_https) not in self._pools:
             # httpcore drops idle connections when there are more than max_keepalive_connections: one number for both
-            self._pools[proxy] = httpcore.AsyncConnectionPool(
-                ssl_context=self._certificates,
+            self._pools[proxy, is_https] = httpcore.AsyncConnectionPool(
+                ssl_context=self._certificates if is_https else None,
                 proxy=None if proxy is None else self._proxy(httpx.Proxy(proxy)),
                 max_connections=self._connections,
                 max_keepalive_connections=self._connections,
                 keepalive_expiry=_IDLE_S,
                 network_backend=_CountingBackend(),
             )
-        return self._pools[proxy]
+        return self._pools[proxy, is_https]
 
     def _proxy(self, proxy: httpx.Proxy) -> httpcore.Proxy:
         certificates = self._certificates if proxy.url.scheme == "https" else None
