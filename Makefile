@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-header --upgrade
 CASES ?= 10000000
+# Else each program that a test or a bench starts compiles all modules anew (0.3 s), as no installed one does.
+unexport PYTHONDONTWRITEBYTECODE
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test fast check bench fuzz conformance spike simulate lock system clean
