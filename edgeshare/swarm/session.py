@@ -105,7 +105,7 @@ _SETTINGS: Mapping[str, object] = {
     "allowed_fast_set_size": 0,  # who is choked is given nothing (BEP 6); measured: a spike is as fast without
     "whole_pieces_threshold": 2,  # seconds: a piece that one peer would take longer for is asked of several
     "request_queue_time": 2,  # seconds of what a peer sends are asked for ahead
-    "tick_interval": RESTING_TICK_MS,
+    "tick_interval": TICK_MS,
     # What comes to a reader soon: what is asked for with a deadline, and not behind what was asked for before it.
     "initial_picker_threshold": 0,  # by itself the first four pieces are any four, whatever their priority
     "send_buffer_watermark_factor": 10,  # percent: a cancel misses a tenth of a second's bytes, not half
@@ -151,7 +151,7 @@ class Swarm:
         self._are_many = False  # torrents
         self._keeps_all = False  # connections, even those of no use
         self._meets_until_s = self._moves_until_s = -float("inf")
-        self._rests = True
+        self._rests = False  # only where contents are many: it is slower at first
         self._gone_from_peers = self._gone_to_peers = 0  # of torrents that were removed
         self._meters: dict[InfoHash, Meter] = {}
         self._reported: set[InfoHash] = set()  # torrents whose progress came since `outside_bytes` looked last
@@ -354,7 +354,7 @@ class Swarm:
             self._session.post_torrent_updates(0)
             self._keep_connections()
             self._spare_work_for_many()
-            if trio.current_time() >= self._moves_until_s and not self._rests:
+            if self._are_many and not self._rests and trio.current_time() >= self._moves_until_s:
                 self._rests = True
                 self._session.apply_settings({"tick_interval": RESTING_TICK_MS})
             for info_hash, leaving in list(self._leaving.items()):  # the event that says so may have been dropped

@@ -346,24 +346,12 @@ def tick_ms(swarm: Swarm) -> int:
     return int(swarm._session.get_settings()["tick_interval"])
 
 
-async def test_upload_is_shared_out_often_as_soon_as_a_peer_is_met(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(session, "_REPORT_EVERY_S", 1000)  # a second would be too late for who waits for a first byte
-    lesson = content({"film": noise(40 * PIECE)})
-    with trio.fail_after(30):
-        async with node("127.0.0.2") as one, node("127.0.0.3") as other:
-            await hold(one, lesson, lesson.write(tmp_path / "one"))
-            assert tick_ms(one) == session.RESTING_TICK_MS
-            torrent = await hold(other, lesson, tmp_path / "other", at(one))
-            await torrent.until(lambda: torrent.bytes_have > 0)
-            assert tick_ms(one) == tick_ms(other) == session.TICK_MS
-
-
-async def test_upload_is_shared_out_seldom_when_nothing_moves_any_more(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("few", [0, 1])
+async def test_a_node_with_many_contents_shares_upload_out_seldom_when_nothing_moves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few: int
 ) -> None:
     monkeypatch.setattr(session, "RESTS_AFTER_S", 0.5)
+    monkeypatch.setattr(session, "FEW_TORRENTS", few)
     lesson = content({"film": noise(40 * PIECE)})
     with trio.fail_after(30):
         async with node("127.0.0.2") as one:
@@ -371,8 +359,25 @@ async def test_upload_is_shared_out_seldom_when_nothing_moves_any_more(
             async with node("127.0.0.3") as other:
                 torrent = await hold(other, lesson, tmp_path / "other", at(one))
                 await torrent.until(lambda: torrent.is_finished)
+            await trio.sleep(2.5)
+            assert tick_ms(one) == (session.TICK_MS if few else session.RESTING_TICK_MS)
+
+
+async def test_upload_is_shared_out_often_as_soon_as_a_peer_is_met(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "FEW_TORRENTS", 0)
+    lesson = content({"film": noise(40 * PIECE)})
+    with trio.fail_after(30):
+        async with node("127.0.0.2") as one, node("127.0.0.3") as other:
+            await hold(one, lesson, lesson.write(tmp_path / "one"))
             while tick_ms(one) != session.RESTING_TICK_MS:
                 await trio.sleep(0.1)
+            monkeypatch.setattr(session, "_REPORT_EVERY_S", 1000)  # which would be too late for a first byte
+            await trio.sleep(1.1)  # the last report
+            torrent = await hold(other, lesson, tmp_path / "other", at(one))
+            await torrent.until(lambda: torrent.bytes_have > 0)
+            assert tick_ms(one) == session.TICK_MS
 
 
 @pytest.mark.whole
