@@ -139,5 +139,5 @@ class Stock:
     def shrink(self) -> None:
         """Decide what goes where the quota is exceeded, or others have filled the disk."""
         space = self.space()
-        if self.used() > space.quota or space.free < space.keep_free:  # what each is worth takes long to find out
+        if space.is_exceeded(self.used()):  # what each is worth takes long to find out
             self.leaving.update(too_much(self.items(), space))

@@ -54,17 +54,8 @@ class Wire:
 
     async def wait(self, poller: Poller, react: React, until_s: float) -> None:
         """Have `react` see to what arrives, which `receive_now` gives; return when it does not (see `Poller.wait`)."""
-        self._receives_until_s = until_s
-        try:
-            while True:
-                try:
-                    self._arrived = bytes(await self._stream.receive_some(RECEIVE_BYTES))
-                except (trio.BrokenResourceError, trio.ClosedResourceError):
-                    self._arrived = b""
-                if not react(trio.current_time()):
-                    return
-        finally:
-            self._receives_until_s = NEVER
+        self._arrived = await self.receive(until_s)
+        react(trio.current_time())  # which sees to nothing where nothing can be sent without waiting
 
     def receive_now(self) -> bytes | None:
         """What has arrived: nothing when the client closed its side, or is gone, None when that is to come."""

@@ -60,6 +60,10 @@ class Space:
         """What is left for more when the items take `used`; negative where something should go."""
         return min(self.quota - used, self.free - self.keep_free - self.to_come)
 
+    def is_exceeded(self, used: int) -> bool:
+        """Whether something should go as it is, by the quota or because others have filled the disk (`too_much`)."""
+        return used > self.quota or self.free < self.keep_free
+
 
 class QuotaError(LibraryError):
     """A lesson does not fit into this node's library."""

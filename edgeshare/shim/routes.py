@@ -225,12 +225,10 @@ class _Shim:
         async with self._registering:
             listing, register = self._node.listing(), self._register
             if register.listing is not listing:
-                with cycles.lasting():
-                    register = await _beside(len(listing), partial(Register, listing, self._vocabulary))
+                register = await _beside(len(listing), partial(Register, listing, self._vocabulary))
                 self._register = register
             if not register.knows_words(wish, language):
-                with cycles.lasting():
-                    await _beside(len(listing), partial(register.learn_words, wish, language))
+                await _beside(len(listing), partial(register.learn_words, wish, language))
             return register
 
     def _gives_figures(self, request: Request, site: hosts.Site) -> bool:
@@ -337,8 +335,9 @@ def _home(site: hosts.Site, reader: Reader) -> str:
 
 
 async def _beside(lessons: int, step: Callable[[], _T]) -> _T:
-    """What `step` gives; where it may take longer than readers should wait for one another, from a thread."""
-    return step() if lessons < _IN_A_THREAD else await trio.to_thread.run_sync(step)
+    """What `step` gives, which lasts; from a thread where readers should not wait for one another so long."""
+    with cycles.lasting():
+        return step() if lessons < _IN_A_THREAD else await trio.to_thread.run_sync(step)
 
 
 def _page(reader: Reader, content: bytes) -> Response:

@@ -354,9 +354,6 @@ class Swarm:
             self._session.post_torrent_updates(0)
             self._keep_connections()
             self._spare_work_for_many()
-            if self._are_many and not self._rests and trio.current_time() >= self._moves_until_s:
-                self._rests = True
-                self._session.apply_settings({"tick_interval": RESTING_TICK_MS})
             for info_hash, leaving in list(self._leaving.items()):  # the event that says so may have been dropped
                 if not leaving.handle.is_valid():
                     self.dispatch(TorrentRemoved(info_hash))
@@ -425,6 +422,9 @@ class Swarm:
             self._session.apply_settings(
                 {"local_service_announce_interval": every_s, "seeding_outgoing_connections": not are_many}
             )
+        if are_many and not self._rests and trio.current_time() >= self._moves_until_s:
+            self._rests = True
+            self._session.apply_settings({"tick_interval": RESTING_TICK_MS})
 
     def _let_go(self, info_hash: InfoHash, handle: lt.torrent_handle) -> None:
         self._leaving[info_hash] = _Leaving(handle)
